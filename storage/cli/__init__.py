@@ -1,0 +1,108 @@
+"""The command `storage`: the library's verbs for the shell, one file per noun.
+
+A command imports what it needs when it runs, so that `--help` and a misspelt option answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Final, NoReturn
+
+from cyclopts import App, CycloptsError
+
+from storage.cli import conversations, files, imports, report, secrets, settings, setup, status
+
+EXIT_FAILED: Final = 1
+"""What was asked for could not be done, or does not exist; one line on stderr says why."""
+
+EXIT_USAGE: Final = 2
+"""The command line itself is wrong, as in every POSIX tool."""
+
+EXIT_BUG: Final = 70
+"""An error that nobody foresaw (EX_SOFTWARE of sysexits.h)."""
+
+_EXIT_BY_SIGNAL: Final = 128
+
+
+def version() -> str:
+    """The installed release."""
+    import importlib.metadata
+
+    return f"storage {importlib.metadata.version('agent-storage')}"
+
+
+app = App(
+    name="storage",
+    help="Conversations, settings, secrets and files of AI agents, kept in SQLite or PostgreSQL.",
+    help_epilogue=(
+        "Where the storage is comes from the options, then from STORAGE_* environment variables, then from the"
+        " configuration file. Without any of them it is a SQLite database and a folder of files in the user's data"
+        " directory.\n\n"
+        "Exit codes: 0 done; 1 failed, not found or not well; 2 the command line is wrong; 70 a bug."
+    ),
+    version=version,
+    version_flags=["--version"],
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+)
+app.command(setup.init)
+app.command(setup.migrate)
+app.command(status.status)
+app.command(imports.app)
+app.command(conversations.app)
+app.command(files.app)
+app.command(settings.app)
+app.command(secrets.app)
+app.command(report.app)
+app.register_install_completion_command(help="Make the shell complete commands and options (bash, zsh, fish).")
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line and end the process with its exit code.
+
+    Args:
+        arguments: without the program's name; those of the process if None.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that is not UTF-8 must not turn a title into a crash.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    sys.exit(_run(words))
+
+
+def _run(words: list[str]) -> int:
+    try:
+        code = app(words, exit_on_error=False)
+        sys.stdout.flush()
+    except CycloptsError:
+        return EXIT_USAGE  # cyclopts has printed what is wrong, and what it takes the word for
+    except BrokenPipeError:
+        # The reader has seen enough (`storage conversations list | head`). Python would complain while flushing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _EXIT_BY_SIGNAL + signal.SIGPIPE
+    except KeyboardInterrupt:
+        return _EXIT_BY_SIGNAL + signal.SIGINT
+    except Exception as error:  # noqa: BLE001 - the last place that can answer with a sentence
+        if "--debug" in words:
+            raise
+        return _explain(error)
+    return code if isinstance(code, int) else 0
+
+
+def _explain(error: Exception) -> int:
+    from storage.cli.output import complain
+    from storage.errors import StorageError
+
+    if isinstance(error, StorageError):
+        complain(str(error))
+        return EXIT_FAILED
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        complain(f"{where}{error.strerror}")
+        return EXIT_FAILED
+    # Its text was not written for people and may quote a value, so only its kind is shown.
+    complain(f"unexpected {type(error).__name__}; this is a bug. Run it again with --debug for the traceback")
+    return EXIT_BUG

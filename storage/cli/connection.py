@@ -1,0 +1,110 @@
+"""The options that every command has: which storage is meant, and whose part of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+
+from cyclopts import Group, Parameter
+
+if TYPE_CHECKING:
+    from storage.config import StorageConfig
+    from storage.database.database import Database
+    from storage.storage import Storage
+
+_GROUP: Final = Group("Which storage", sort_key=100)
+
+
+@Parameter(name="*", group=_GROUP)
+@dataclass(frozen=True)
+class Connection:
+    """Which storage a command works on; what is not given comes from the environment or the configuration file."""
+
+    database: Annotated[
+        str | None,
+        Parameter(
+            help="Database URL: sqlite:///path or postgresql://user@host/database (environment: STORAGE_DATABASE_URL)."
+            " A password is better kept in the environment or in ~/.pgpass: other users can see command lines."
+        ),
+    ] = None
+    data_dir: Annotated[
+        Path | None,
+        Parameter(help="Folder of the SQLite database and the files (environment: STORAGE_DATA_DIR)."),
+    ] = None
+    config: Annotated[
+        Path | None, Parameter(help="Configuration file in TOML (environment: STORAGE_CONFIG).")
+    ] = None
+    debug: Annotated[bool, Parameter(negative="", help="Show the traceback of an error.")] = False
+
+    def settings(self) -> StorageConfig:
+        """The configuration that these options, the environment and the file make.
+
+        Raises:
+            ConfigurationError: a value that cannot be used.
+        """
+        from storage.config import StorageConfig
+
+        arguments: dict[str, Any] = {}
+        if self.database is not None:
+            arguments["database_url"] = self.database
+        if self.data_dir is not None:
+            arguments["data_dir"] = self.data_dir
+        return StorageConfig.load(self.config, **arguments)
+
+
+DEFAULT: Final = Connection()
+
+User: TypeAlias = Annotated[
+    str | None, Parameter(name="--user", help="Whose data; the one local user of a desktop install if not given.")
+]
+EveryUser: TypeAlias = Annotated[str | None, Parameter(name="--user", help="Only this user's data; all users' if not given.")]
+AsJSON: TypeAlias = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for programs.")]
+
+
+@asynccontextmanager
+async def opened(connection: Connection, *, create: bool = False) -> AsyncIterator[Storage]:
+    """The storage, open.
+
+    Args:
+        connection: which one.
+        create: make the database and bring its schema up to date. A command that only reads does neither: a misspelt
+            path must not leave an empty database behind.
+
+    Raises:
+        StorageError: it cannot be opened, does not exist, or needs `storage migrate`.
+    """
+    from storage.storage import Storage
+
+    config = connection.settings()
+    if not create:
+        _require_database(config)
+        config = config.model_copy(update={"migrate_on_open": False})
+    async with Storage.open(config) as storage:
+        yield storage
+
+
+@asynccontextmanager
+async def database_only(config: StorageConfig) -> AsyncIterator[Database]:
+    """The database without stores and keys, whatever its schema is."""
+    from storage.database.database import Database
+    from storage.database.url import parse_url
+
+    database = Database(parse_url(config.database_url or config.sqlite_default()))
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+def _require_database(config: StorageConfig) -> None:
+    from storage.database.url import parse_url
+    from storage.errors import DatabaseUnavailable
+
+    file = parse_url(config.database_url or config.sqlite_default()).file
+    if file is not None and not file.exists():
+        raise DatabaseUnavailable(
+            f"there is no database at {file}; make one with `storage init`, or name another with --database or --data-dir"
+        )

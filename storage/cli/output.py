@@ -1,0 +1,153 @@
+"""What commands print: tables for people, whole lines for pipes, JSON for programs; nothing that steers a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+NOTHING: Final = "–"
+"""How an absent value looks in a table."""
+
+_JOINER: Final = "\u200d"
+"""Not printable for Python, yet part of many emoji."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A table's column; `number` is aligned to the right, `wrap` may be folded on a narrow terminal."""
+
+    title: str
+    number: bool = False
+    wrap: bool = False
+
+
+def line(text: str = "") -> None:
+    """Print one line of text as it is, without markup."""
+    sys.stdout.write(f"{text}\n")
+
+
+def complain(message: str) -> None:
+    """Print one line on stderr that says what is wrong."""
+    sys.stdout.flush()
+    sys.stderr.write(f"error: {plain(message)}\n")
+
+
+def show_json(value: Any) -> None:
+    """Print a value as JSON: two spaces of indentation, keys in a fixed order, times in ISO 8601 and UTC."""
+    line(json.dumps(value, ensure_ascii=False, indent=2, default=_json_value))
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return iso(value)
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def iso(value: datetime) -> str:
+    """ISO 8601 in UTC, with a Z."""
+    return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def plain(text: str) -> str:
+    """The text on one line, with everything escaped that a terminal could take for a command."""
+    if text.isprintable():
+        return text
+    joined = " ".join(text.split())
+    return "".join(sign if sign.isprintable() or sign == _JOINER else repr(sign)[1:-1] for sign in joined)
+
+
+def moment(value: datetime | None) -> str:
+    """A time for people: to the minute, in UTC."""
+    return NOTHING if value is None else value.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def money(value: float) -> str:
+    """US dollars, to the tenth of a cent under a dollar, where most conversations are."""
+    return f"${value:,.2f}" if value >= 1 or value == 0 else f"${value:.4f}"
+
+
+def size(value: int) -> str:
+    """A number of bytes for people."""
+    amount = float(value)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:  # noqa: PLR2004 - SI units
+            return f"{value} B" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """`1 file`, `2 files`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def table(columns: Sequence[Column], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
+    """Print rows: framed to the width of a terminal, or whole and aligned into a pipe or file."""
+    texts = [[NOTHING if cell is None or cell == "" else plain(str(cell)) for cell in row] for row in rows]
+    if title is not None:
+        line(title)
+    if sys.stdout.isatty():
+        _framed(columns, texts)
+    else:
+        _aligned(columns, texts)
+
+
+def pairs(rows: Iterable[tuple[str, object]]) -> None:
+    """Print names and values, one pair a line; values are never cut."""
+    texts = [(name, NOTHING if value is None or value == "" else plain(str(value))) for name, value in rows]
+    width = max((len(name) for name, _ in texts), default=0)
+    for name, value in texts:
+        line(f"{name.ljust(width)}  {value}")
+
+
+def console() -> Console:
+    """A terminal, as rich sees it: NO_COLOR and the width are respected."""
+    from rich.console import Console
+
+    return Console(highlight=False, emoji=False, markup=False)
+
+
+def _framed(columns: Sequence[Column], rows: list[list[str]]) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    framed = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        framed.add_column(
+            column.title,
+            justify="right" if column.number else "left",
+            overflow="fold",
+            no_wrap=not column.wrap,
+            # A column that may be folded leaves its room to the others.
+            ratio=1 if column.wrap else None,
+        )
+    for row in rows:
+        framed.add_row(*(Text(cell) for cell in row))
+    console().print(framed)
+
+
+def _aligned(columns: Sequence[Column], rows: list[list[str]]) -> None:
+    from rich.cells import cell_len
+
+    cells = [[column.title for column in columns], *rows]
+    widths = [max(cell_len(row[index]) for row in cells) for index in range(len(columns))]
+    for row in cells:
+        padded = [
+            " " * (width - cell_len(cell)) + cell if column.number else cell + " " * (width - cell_len(cell))
+            for column, cell, width in zip(columns, row, widths, strict=True)
+        ]
+        line("  ".join(padded).rstrip())

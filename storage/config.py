@@ -1,0 +1,165 @@
+"""The configuration: arguments, then STORAGE_* environment variables, then a TOML file, then defaults.
+
+The TOML file may be the seed system's own: its tables [core] and [server] are read for the names they share with us,
+and everything else is in [storage].
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import platformdirs
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from storage.errors import ConfigurationError
+
+APPLICATION: Final = "agent-storage"
+"""The name of our folders below the user's data and configuration folders."""
+
+FILE_STORES: Final = ("local", "memory", "s3", "google_cloud")
+"""What `file_store` may be, besides the dotted path of a FileStore class. There is no fallback: the seed system takes a
+misspelt name for `memory` and loses every file at exit."""
+
+_CORE: Final = (
+    "file_store",
+    "file_store_path",
+    "file_store_web_hook_url",
+    "file_store_web_hook_headers",
+    "file_store_web_hook_batch",
+)
+_SERVER: Final = ("conversation_store_class", "settings_store_class", "secrets_store_class")
+
+
+class StorageConfig(BaseSettings):
+    """Where things are kept and how. Every field is also the environment variable STORAGE_<NAME IN CAPITALS>."""
+
+    model_config = SettingsConfigDict(env_prefix="STORAGE_", extra="forbid", hide_input_in_errors=True, frozen=True)
+
+    data_dir: Path = Field(default_factory=lambda: platformdirs.user_data_path(APPLICATION))
+    """The folder of the database and the files, unless they are placed elsewhere."""
+
+    database_url: str | None = Field(default=None, repr=False)
+    """`sqlite:///path`, `sqlite:///:memory:` or `postgresql://…`; a SQLite file in data_dir if None."""
+
+    file_store: str = "local"
+    """Where blobs are kept: local, memory, s3, google_cloud, or the dotted path of a FileStore class."""
+
+    file_store_path: str | None = None
+    """The root folder, or the bucket; the folder `files` in data_dir if None."""
+
+    file_store_web_hook_url: str | None = Field(default=None, repr=False)
+    """The operator's receiver of file changes, as in the seed system."""
+
+    file_store_web_hook_headers: dict[str, str] | None = Field(default=None, repr=False)
+    """Headers for the operator's receiver."""
+
+    file_store_web_hook_batch: bool = False
+    """Whether the operator's receiver takes batches."""
+
+    conversation_store_class: str | None = None
+    """Dotted path of a ConversationStore that replaces ours."""
+
+    settings_store_class: str | None = None
+    """Dotted path of a SettingsStore that replaces ours."""
+
+    secrets_store_class: str | None = None
+    """Dotted path of a SecretsStore that replaces ours."""
+
+    conversation_model: str | None = None
+    """Dotted path of a subclass of ConversationMetadata with more fields."""
+
+    settings_model: str | None = None
+    """Dotted path of a subclass of Settings with more fields."""
+
+    secrets_model: str | None = None
+    """Dotted path of a subclass of UserSecrets with more fields."""
+
+    master_key: SecretStr | None = None
+    """Base64 of the 32 bytes that wrap the users' data keys; master_key_file is used if None."""
+
+    master_key_file: Path = Field(default_factory=lambda: platformdirs.user_config_path(APPLICATION) / "master.key")
+    """The key file: made at the first secret, away from the database and its backups."""
+
+    migrate_on_open: bool = True
+    """Whether opening brings an older schema up to date; if False it is refused instead."""
+
+    transaction_timeout: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds that a transaction() may stay open."""
+
+    write_queue_limit: Annotated[int, Field(ge=1)] = 1024
+    """SQLite: units of work on their way to the writer before further callers wait."""
+
+    postgres_pool_size: Annotated[int, Field(ge=1)] = 10
+    """PostgreSQL: connections of one process and event loop at most."""
+
+    postgres_command_timeout: Annotated[float, Field(gt=0)] = 60.0
+    """PostgreSQL: seconds that one statement may take."""
+
+    postgres_prepared_statements: bool = True
+    """PostgreSQL: must be False behind a pooler in transaction mode, such as pgbouncer."""
+
+    def sqlite_default(self) -> str:
+        """The URL of the database in data_dir."""
+        return f"sqlite:///{self.data_dir.expanduser().absolute() / 'storage.db'}"
+
+    def files_default(self) -> Path:
+        """The folder of the blobs in data_dir."""
+        return self.data_dir.expanduser().absolute() / "files"
+
+    @field_validator("file_store")
+    @classmethod
+    def _known_file_store(cls, value: str) -> str:
+        if value in FILE_STORES or "." in value:
+            return value
+        raise ValueError(f"{value!r} is not a file store; use one of {', '.join(FILE_STORES)} or a dotted path")
+
+    @classmethod
+    def load(cls, file: Path | str | None = None, **arguments: Any) -> StorageConfig:
+        """Read the configuration.
+
+        Args:
+            file: the TOML file; STORAGE_CONFIG, or `config.toml` in the user's configuration folder, if None.
+            arguments: fields that win over the environment and the file.
+
+        Raises:
+            ConfigurationError: a value that a field does not take, an unknown name, or a file that cannot be read.
+        """
+        unknown = sorted(set(arguments) - set(cls.model_fields))
+        if unknown:
+            raise ConfigurationError(f"there is no setting {unknown[0]!r}{_nearest(unknown[0])}")
+        chosen = file if file is not None else os.environ.get("STORAGE_CONFIG")
+        path = Path(chosen) if chosen else platformdirs.user_config_path(APPLICATION) / "config.toml"
+        from_file = _read_toml(path) if chosen or path.is_file() else {}
+        try:
+            stronger = cls(**arguments).model_fields_set
+            return cls(**{**{name: value for name, value in from_file.items() if name not in stronger}, **arguments})
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            field = ".".join(str(part) for part in first["loc"]) or "configuration"
+            raise ConfigurationError(f"{field}: {first['msg']}") from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    """The fields that a TOML file sets, from its tables [core], [server] and [storage]."""
+    try:
+        tables = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"cannot read the configuration file {path}: {error}") from error
+    values: dict[str, Any] = {}
+    for table, names in (("core", _CORE), ("server", _SERVER)):
+        values |= {name: value for name, value in tables.get(table, {}).items() if name in names}
+    for name, value in tables.get("storage", {}).items():
+        if name not in StorageConfig.model_fields:
+            raise ConfigurationError(f"{path}: [storage] has no setting {name!r}{_nearest(name)}")
+        values[name] = value
+    return values
+
+
+def _nearest(name: str) -> str:
+    close = difflib.get_close_matches(name, StorageConfig.model_fields, 1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,125 @@
+"""Where a page of a search ended, as opaque text that a caller hands back for the next page.
+
+Versioned and bound to its sort order: a cursor of another order would silently skip or repeat conversations.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+from collections.abc import Callable
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final, NoReturn
+
+from storage.database.types import checked_text, from_microseconds, to_microseconds
+from storage.errors import InvalidInput
+
+_FORMAT: Final = 1
+_MOST_CHARACTERS: Final = 64 * 1024
+"""Longer than any cursor of a title that a person would write; text from outside is not decoded without a bound."""
+
+
+class ConversationSort(StrEnum):
+    """An order of search results; ties are broken by conversation id, in the same direction.
+
+    Titles sort bytewise, so that both databases agree, and a conversation without one counts as "". One that was never
+    updated counts from its creation.
+    """
+
+    CREATED_DESCENDING = "created_at.desc"
+    CREATED_ASCENDING = "created_at.asc"
+    UPDATED_DESCENDING = "last_updated_at.desc"
+    UPDATED_ASCENDING = "last_updated_at.asc"
+    TITLE_DESCENDING = "title.desc"
+    TITLE_ASCENDING = "title.asc"
+    COST_DESCENDING = "accumulated_cost.desc"
+    COST_ASCENDING = "accumulated_cost.asc"
+
+    @property
+    def field(self) -> str:
+        """The field that decides."""
+        return self.value.partition(".")[0]
+
+    @property
+    def descending(self) -> bool:
+        """Whether the largest comes first."""
+        return self.value.endswith(".desc")
+
+
+def checked_sort(sort: ConversationSort | str) -> ConversationSort:
+    """The sort order of that name.
+
+    Raises:
+        InvalidInput: there is none; the message lists them.
+    """
+    try:
+        return ConversationSort(sort)
+    except ValueError:
+        raise InvalidInput(f"sort {sort!r} is not known; use one of {', '.join(ConversationSort)}") from None
+
+
+def encode_cursor(sort: ConversationSort, value: Any, conversation_id: str) -> str:
+    """The cursor after a conversation whose sort value is `value` (a datetime, text or number)."""
+    if isinstance(value, datetime):
+        value = to_microseconds(value)
+    text = json.dumps([_FORMAT, sort.value, value, conversation_id], ensure_ascii=False, separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def decode_cursor(page_id: str, sort: ConversationSort) -> tuple[Any, str]:
+    """Sort value and conversation id of a cursor.
+
+    Raises:
+        InvalidInput: not a cursor of ours, of another format or of another sort order.
+    """
+    if not isinstance(page_id, str) or len(page_id) > _MOST_CHARACTERS:
+        _refuse("it is not a cursor")
+    try:
+        packed = base64.b64decode(page_id + "=" * (-len(page_id) % 4), altchars=b"-_", validate=True)
+        decoded = json.loads(packed)
+    except (binascii.Error, ValueError, RecursionError):
+        _refuse("it is not a cursor")
+    if not isinstance(decoded, list) or not decoded or decoded[0] is not _FORMAT:
+        _refuse("it is not a cursor of this release")
+    try:
+        _, order, value, conversation_id = decoded
+        if order != sort.value:
+            _refuse(f"it belongs to the order {order!r}, not to {sort.value!r}")
+        return _READERS[sort.field](value), _text(conversation_id)
+    except InvalidInput:
+        raise
+    except (TypeError, ValueError, OverflowError):
+        _refuse("it is damaged")
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise InvalidInput(f"page_id cannot be used: {reason}. Pass next_page_id of the page before, or None to start over")
+
+
+def _time(value: Any) -> datetime:
+    if type(value) is not int:
+        raise TypeError("expected microseconds")
+    return from_microseconds(value)
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise TypeError("expected text")
+    return checked_text(value)
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise TypeError("expected a number")
+    return float(value)
+
+
+_READERS: Final[dict[str, Callable[[Any], Any]]] = {
+    "created_at": _time,
+    "last_updated_at": _time,
+    "title": _text,
+    "accumulated_cost": _number,
+}

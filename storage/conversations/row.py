@@ -1,0 +1,248 @@
+"""Between a conversation and its row: the binder (model to parameters) and the decoder (row to model).
+
+Rows come from this library's own validated writes, so the plain model is put together without validating it again; a
+subclass is validated, because what it declares beyond the columns is JSON to the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Any, Final, Generic, TypeVar
+
+import orjson
+from pydantic import Secret, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from storage.conversations.model import ConversationMetadata, ConversationTrigger, SealedRest, invalid
+from storage.conversations.table import ConversationTable
+from storage.database.statement import Row
+from storage.encryption.envelope import SealContext
+from storage.encryption.keyset import KeySet
+from storage.encryption.registry import SealedColumn, register
+from storage.errors import DatabaseError, EncryptionError, InvalidInput, Tampered
+from storage.identity import LOCAL_USER
+from storage.providers import ProviderType
+from storage.secret_fields import exposed, holds_secret, secret_fields
+
+M = TypeVar("M", bound=ConversationMetadata)
+
+SEALED_EXTRA: Final = register(
+    SealedColumn("conversation", "sealed_extra", "conversation.sealed_extra/1", row_id="conversation_id")
+)
+
+MODEL_FIELDS: Final = tuple(ConversationMetadata.model_fields)
+FIELDS: Final = tuple(name for name in MODEL_FIELDS if name != "user_id")
+"""Fields that are read from the row. The owner is not: every statement asks for one user's rows."""
+
+COLUMNS: Final = tuple(ConversationTable.__table__.c[name] for name in (*FIELDS, "extra", "sealed_extra"))  # type: ignore[attr-defined]
+"""What every SELECT of conversations selects first, in this order."""
+EXTRA: Final = len(FIELDS)
+SEALED: Final = EXTRA + 1
+VERSION: Final = FIELDS.index("version")
+CONVERSATION_ID: Final = FIELDS.index("conversation_id")
+
+_TEMPLATE: Final = dict.fromkeys(MODEL_FIELDS)
+_FIELD_SET: Final = set(MODEL_FIELDS)
+_TRIGGERS: Final = {member.value: member for member in ConversationTrigger}
+_PROVIDERS: Final = {member.value: member for member in ProviderType}
+
+
+@dataclass(slots=True)
+class BoundRow:
+    """A conversation as parameters of a statement; what has to be sealed is sealed inside the unit of work.
+
+    Attributes:
+        parameters: by column name, all but `sealed_extra` in their final form.
+        secrets: what to seal, None if there is nothing.
+        sealed: sealed bytes to keep as they are, when there is nothing to seal.
+    """
+
+    parameters: dict[str, Any]
+    secrets: dict[str, Any] | None = None
+    sealed: bytes | None = None
+
+    def sealed_with(self, keys: KeySet | None) -> dict[str, Any]:
+        """The parameters, with the secrets sealed."""
+        sealed = self.sealed
+        if self.secrets is not None and keys is not None:
+            sealed = keys.seal(SEALED_EXTRA.context(self.parameters), orjson.dumps(self.secrets))
+        return {**self.parameters, "sealed_extra": sealed}
+
+
+class ModelCodec(Generic[M]):
+    """Binds and decodes one class of models: ConversationMetadata itself, or a subclass with more fields."""
+
+    def __init__(self, model: type[M]) -> None:
+        if not model.__pydantic_complete__:
+            model.model_rebuild()
+        self.model = model
+        self.secret_names = secret_fields(model)
+        self._is_plain = model is ConversationMetadata
+        self._adapters: dict[str, TypeAdapter[Any]] = {
+            name: TypeAdapter(Annotated[(field.annotation, *field.metadata)])  # type: ignore[misc]
+            for name, field in model.model_fields.items()
+            if name not in _FIELD_SET and name not in self.secret_names
+        }
+
+    # ---- to the row
+
+    def bind(self, metadata: ConversationMetadata, user_id: str) -> BoundRow:
+        """The row of `metadata` for `user_id`, validated once more: lists are edited in place and copies not validated.
+
+        Raises:
+            InvalidInput: a value does not fit, belongs to another user, or has no JSON form.
+        """
+        what = f"conversation {metadata.conversation_id!r}"
+        if metadata.user_id not in (None, user_id):
+            raise InvalidInput(f"{what} says user_id={metadata.user_id!r}, but this is the store of {user_id!r}")
+        values: dict[str, Any] = {**metadata.__dict__, **(metadata.model_extra or {})}
+        try:
+            valid = self.model.__pydantic_validator__.validate_python(values, by_alias=False, by_name=True)
+        except ValidationError as error:
+            raise invalid(error, what) from None
+        parameters = dict(valid.__dict__)
+        parameters["user_id"] = user_id
+        parameters["version"] = 1
+        parameters["extra"] = self.extra(valid)
+        bound = BoundRow(parameters)
+        self._bind_secrets(bound, valid, metadata._sealed_rest)  # noqa: SLF001 - the store's own attribute
+        return bound
+
+    def extra(self, metadata: ConversationMetadata) -> dict[str, Any]:
+        """The fields without a column of their own, as JSON; the secret ones are left out.
+
+        Raises:
+            InvalidInput: one has no JSON form, or holds a secret that its class does not declare.
+        """
+        unknown = metadata.model_extra
+        if not unknown and not self._adapters:
+            return {}
+        extra: dict[str, Any] = {}
+        for name, value in {**{name: getattr(metadata, name) for name in self._adapters}, **(unknown or {})}.items():
+            if holds_secret(value):
+                raise InvalidInput(
+                    f"the field {name!r} holds a secret without being declared: use a subclass of"
+                    " ConversationMetadata that declares it SecretStr, so that it is sealed"
+                )
+            adapter = self._adapters.get(name)
+            try:
+                extra[name] = (
+                    to_jsonable_python(value) if adapter is None else adapter.dump_python(value, mode="json")
+                )
+            except (PydanticSerializationError, ValueError, RecursionError) as error:
+                raise InvalidInput(f"the field {name!r} cannot be stored: it has no JSON form ({error})") from error
+        return extra
+
+    def secrets(self, metadata: ConversationMetadata) -> dict[str, Any]:
+        """The secret fields that are set, in plain, as JSON."""
+        values = {name: getattr(metadata, name) for name in self.secret_names}
+        fields = self.model.model_fields
+        return {
+            name: exposed(value)
+            for name, value in values.items()
+            if value is not None and (fields[name].is_required() or value != fields[name].get_default())
+        }
+
+    def _bind_secrets(self, bound: BoundRow, metadata: ConversationMetadata, rest: SealedRest | None) -> None:
+        secrets = self.secrets(metadata) if self.secret_names else {}
+        place = (bound.parameters["user_id"], bound.parameters["conversation_id"])
+        if rest is not None and (rest.user_id, rest.conversation_id) == place:
+            if not secrets and not (self.secret_names and rest.problem is None):
+                bound.sealed = rest.sealed
+                return
+            secrets = {**rest.undeclared.get_secret_value(), **secrets}
+        bound.secrets = secrets or None
+
+    # ---- from the row
+
+    def decode(self, row: Row, user_id: str, keys: KeySet | EncryptionError | None = None) -> M:
+        """The conversation in a row that starts with COLUMNS.
+
+        Args:
+            row: as selected.
+            user_id: its stored owner.
+            keys: to open its secrets with, or why there are none.
+
+        Raises:
+            DatabaseError: the stored fields do not fit what the subclass declares.
+        """
+        shown = None if user_id == LOCAL_USER else user_id
+        values: dict[str, Any] = _TEMPLATE.copy()
+        values.update(zip(FIELDS, row, strict=False))
+        values["user_id"] = shown
+        if (trigger := values["trigger"]) is not None:
+            values["trigger"] = _TRIGGERS.get(trigger, trigger)
+        if (provider := values["git_provider"]) is not None:
+            values["git_provider"] = _PROVIDERS.get(provider, provider)
+        if self._is_plain:
+            rest = row[SEALED]
+            if rest is not None:
+                rest = SealedRest(user_id, values["conversation_id"], rest)
+            return _assembled(self.model, values, row[EXTRA], rest)
+        rest = None
+        if row[SEALED] is not None:
+            rest, opened = self._open(row[SEALED], user_id, values["conversation_id"], keys)
+            values.update(opened)
+        values.update({name: value for name, value in row[EXTRA].items() if name not in values})
+        found = self._validated(values, unreadable=rest is not None and rest.problem is not None)
+        found._sealed_rest = rest  # noqa: SLF001 - the store's own attribute
+        return found
+
+    def _open(
+        self, sealed: bytes, user_id: str, conversation_id: str, keys: KeySet | EncryptionError | None
+    ) -> tuple[SealedRest, Mapping[str, Any]]:
+        """What stays hidden of the sealed fields, and the ones that the model declares."""
+        if not self.secret_names:
+            return SealedRest(user_id, conversation_id, sealed), {}
+        context = SealContext(SEALED_EXTRA.label, user_id, conversation_id)
+        try:
+            if not isinstance(keys, KeySet):
+                raise keys if keys is not None else EncryptionError("the secrets of this conversation were not opened")
+            fields = orjson.loads(keys.open(context, sealed))
+            if not isinstance(fields, dict):
+                raise Tampered(f"the sealed fields of conversation {conversation_id!r} are no JSON object")
+        except EncryptionError as error:
+            return SealedRest(user_id, conversation_id, sealed, problem=f"{type(error).__name__}: {error}"), {}
+        undeclared = {name: value for name, value in fields.items() if name not in self.secret_names}
+        rest = SealedRest(user_id, conversation_id, sealed, Secret(undeclared))
+        return rest, {name: value for name, value in fields.items() if name in self.secret_names}
+
+    def _validated(self, values: dict[str, Any], *, unreadable: bool) -> M:
+        try:
+            found: M = self.model.__pydantic_validator__.validate_python(values, by_alias=False, by_name=True)
+        except ValidationError as error:
+            missing = {problem["loc"] for problem in error.errors() if problem["type"] == "missing"}
+            if unreadable and len(missing) == error.error_count() and missing <= {(n,) for n in self.secret_names}:
+                return self.model.model_construct(**values, **{str(name): None for (name,) in missing})
+            what = (
+                f"the stored conversation {values['conversation_id']!r} does not fit {self.model.__qualname__}; give"
+                " new fields a default, and convert old values in a field_validator"
+            )
+            raise DatabaseError(str(invalid(error, what))) from None
+        return found
+
+
+@lru_cache(maxsize=256)
+def codec_of(model: type[M]) -> ModelCodec[M]:
+    """The codec of a class of models, made once."""
+    return ModelCodec(model)
+
+
+def _assembled(model: type[M], values: dict[str, Any], extra: dict[str, Any], rest: SealedRest | None) -> M:
+    """A model without validation. `model_construct` does the same for any input and takes ten times as long."""
+    found = model.__new__(model)
+    put = object.__setattr__
+    put(found, "__dict__", values)
+    put(found, "__pydantic_fields_set__", _FIELD_SET.copy())
+    put(found, "__pydantic_extra__", extra)
+    put(found, "__pydantic_private__", {"_sealed_rest": rest})
+    return found
+
+
+def same_content(parameters: Mapping[str, Any], row: Sequence[Any]) -> bool:
+    """Whether a stored row holds just what `parameters` would store, apart from its version and sealed fields."""
+    return parameters["extra"] == row[EXTRA] and all(
+        parameters[name] == value for name, value in zip(FIELDS, row, strict=False) if name != "version"
+    )

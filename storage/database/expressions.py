@@ -1,0 +1,109 @@
+"""SQL expressions that the two databases spell differently, so that statements are written once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Boolean, Text, func
+from sqlalchemy.dialects.postgresql import ARRAY, TEXT
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.elements import BindParameter, ColumnElement
+from sqlalchemy.types import TypeDecorator
+
+from storage.database.types import dump_json
+
+
+class TextList(TypeDecorator[list[str]]):
+    """A list of texts as one parameter: an array on PostgreSQL, a JSON array on SQLite."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Any) -> Any:
+        """`TEXT[]` on PostgreSQL, `TEXT` elsewhere."""
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(ARRAY(TEXT()))
+        return dialect.type_descriptor(Text())
+
+    def process_bind_param(self, value: Any, dialect: Any) -> Any:
+        """A list of str in, whatever the driver takes out."""
+        if value is None or dialect.name == "postgresql":
+            return value
+        return dump_json(list(value))
+
+
+class _Pair(ColumnElement[bool]):
+    """An expression of a column and a parameter, whose type the expression decides."""
+
+    inherit_cache = True
+    type = Boolean()
+
+    def __init__(self, column: ColumnElement[Any], parameter: BindParameter[Any]) -> None:
+        self.column = column
+        self.parameter = parameter
+
+
+class any_of(_Pair):  # noqa: N801 - reads as SQL, like SQLAlchemy's own and_ and not_
+    """The column equals one of the texts in the list parameter. One parameter however long the list: one plan."""
+
+    inherit_cache = True
+
+    def __init__(self, column: ColumnElement[Any], parameter: BindParameter[Any]) -> None:
+        super().__init__(column, BindParameter(parameter.key, required=True, type_=TextList()))
+
+
+@compiles(any_of, "postgresql")
+def _any_of_postgresql(element: any_of, compiler: Any, **options: Any) -> str:
+    return f"{compiler.process(element.column, **options)} = ANY ({compiler.process(element.parameter, **options)})"
+
+
+@compiles(any_of, "sqlite")
+def _any_of_sqlite(element: any_of, compiler: Any, **options: Any) -> str:
+    column = compiler.process(element.column, **options)
+    wanted = compiler.process(element.parameter, **options)
+    return f"{column} IN (SELECT value FROM json_each({wanted}))"  # noqa: S608 - compiled SQL, no input
+
+
+class json_array_has_all(_Pair):  # noqa: N801 - as above
+    """The JSON array in the column holds every text of the list parameter."""
+
+    inherit_cache = True
+
+    def __init__(self, column: ColumnElement[Any], parameter: BindParameter[Any]) -> None:
+        super().__init__(column, BindParameter(parameter.key, required=True, type_=TextList()))
+
+
+@compiles(json_array_has_all, "postgresql")
+def _json_array_has_all_postgresql(element: json_array_has_all, compiler: Any, **options: Any) -> str:
+    # jsonb_exists_all is the function behind the operator ?&, whose question mark some drivers take for a parameter.
+    column = compiler.process(element.column, **options)
+    return f"jsonb_exists_all({column}, {compiler.process(element.parameter, **options)})"
+
+
+@compiles(json_array_has_all, "sqlite")
+def _json_array_has_all_sqlite(element: json_array_has_all, compiler: Any, **options: Any) -> str:
+    column = compiler.process(element.column, **options)
+    wanted = compiler.process(element.parameter, **options)
+    present = f"SELECT value FROM json_each({column})"  # noqa: S608 - as above
+    return f"NOT EXISTS (SELECT 1 FROM json_each({wanted}) AS wanted WHERE wanted.value NOT IN ({present}))"  # noqa: S608
+
+
+class contains_text(_Pair):  # noqa: N801 - as above
+    """The column contains the text parameter, whatever the case of ASCII letters; no character of it is special.
+
+    A position and not LIKE: nothing to escape, and lower() folds just ASCII on SQLite and under `COLLATE "C"` alike.
+    """
+
+    inherit_cache = True
+
+
+@compiles(contains_text, "postgresql")
+def _contains_text_postgresql(element: contains_text, compiler: Any, **options: Any) -> str:
+    column = compiler.process(func.lower(element.column), **options)
+    return f"strpos({column}, {compiler.process(func.lower(element.parameter), **options)}) > 0"
+
+
+@compiles(contains_text, "sqlite")
+def _contains_text_sqlite(element: contains_text, compiler: Any, **options: Any) -> str:
+    column = compiler.process(func.lower(element.column), **options)
+    return f"instr({column}, {compiler.process(func.lower(element.parameter), **options)}) > 0"

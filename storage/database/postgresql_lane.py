@@ -1,0 +1,207 @@
+"""PostgreSQL by asyncpg directly: a pool for each event loop, prepared statements, no reset query."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
+
+import asyncpg
+
+from storage.database.change import Change
+from storage.database.postgresql_drive import commit, drive, select, translate
+from storage.database.postgresql_transaction import PostgreSQLTransaction
+from storage.database.statement import Row, Statement
+from storage.database.types import load_json
+from storage.database.unit import T, Unit
+from storage.errors import ForkDetected, StorageClosed, StorageError, UniqueViolation
+
+log = logging.getLogger(__name__)
+
+RETRIES: Final = 4
+"""How often a unit is restarted after a deadlock, a serialisation failure, or an upsert that lost a race on an index
+that is not its arbiter (https://www.postgresql.org/docs/current/sql-insert.html#SQL-ON-CONFLICT)."""
+
+CONNECT_SECONDS: Final = 10.0
+"""How long to wait for a connection to be made before the server counts as unreachable."""
+
+
+if TYPE_CHECKING:
+    _Connection = asyncpg.Connection[asyncpg.Record]
+else:  # generic only to type checkers
+    _Connection = asyncpg.Connection
+
+
+class LaneConnection(_Connection):
+    """A connection that a lane may hand on as it is: no unit sets anything that outlives its transaction."""
+
+    def get_reset_query(self) -> str:
+        """Nothing: saves a round trip at each release."""
+        return ""
+
+
+class PostgreSQLLane:
+    """Reads and units of work on one PostgreSQL database."""
+
+    dialect: Final = "postgresql"
+    reads_wait_for_transaction: Final = False
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        pool_size: int,
+        command_timeout: float,
+        prepared_statements: bool,
+        announce: Callable[[Sequence[Change]], None],
+    ) -> None:
+        self._dsn = dsn
+        self._pool_size = pool_size
+        self._command_timeout = command_timeout
+        self._prepared_statements = prepared_statements
+        self._announce = announce
+        # A pool's connections belong to the loop that made them; loops come and go one after the other.
+        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Any]] = WeakKeyDictionary()
+        self._open_transactions: set[PostgreSQLTransaction] = set()
+        self._pid = os.getpid()
+        self._closing = False
+        self._under_way = 0
+        self._drained: asyncio.Future[None] | None = None
+
+    async def read(self, statement: Statement, parameters: Mapping[str, Any], *, scan: bool = False) -> list[Row]:
+        """Rows of a SELECT. See Executor.read."""
+        async with self._connection() as connection:
+            return await select(connection, statement, parameters)
+
+    async def run(self, unit: Callable[[], Unit[T]]) -> T:
+        """Run a unit in a transaction of its own. See Executor.run."""
+        for attempt in range(1, RETRIES + 1):
+            try:
+                return await self._run_once(unit)
+            except StorageError as error:
+                if attempt == RETRIES or not _worth_another_try(error):
+                    raise
+                log.debug("restarting a unit of work: %s", error)
+        raise AssertionError  # pragma: no cover - the loop above returns or raises
+
+    async def _run_once(self, unit: Callable[[], Unit[T]]) -> T:
+        async with self._connection() as connection:
+            changes: list[Change] = []
+            transaction = connection.transaction()
+            try:
+                await transaction.start()
+                try:
+                    result = await drive(connection, unit(), changes)
+                except BaseException:
+                    await transaction.rollback()
+                    raise
+                await commit(transaction, lambda: self._announce(changes) if changes else None)
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+                raise translate(error, "transaction") from error
+            return result
+
+    async def begin(self, deadline: float) -> PostgreSQLTransaction:
+        """Take a connection for an interactive transaction of at most `deadline` seconds."""
+        self.check_usable()
+        pool = await self._pool()
+        try:
+            connection = await pool.acquire(timeout=self._command_timeout)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            raise translate(error, "connect") from error
+        transaction = PostgreSQLTransaction(pool, connection, deadline, self._announce, self._open_transactions.discard)
+        await transaction.start()
+        self._open_transactions.add(transaction)
+        return transaction
+
+    async def close(self) -> None:
+        """Wait for what is under way, roll back open transactions, and close the pools."""
+        if self._closing or os.getpid() != self._pid:
+            return
+        self._closing = True
+        for transaction in list(self._open_transactions):
+            await transaction.abandon()
+        loop = asyncio.get_running_loop()
+        if self._under_way:
+            self._drained = loop.create_future()
+            await self._drained
+        for owner, making in list(self._pools.items()):
+            if owner is loop:
+                pool = await making
+                await pool.close()
+            elif not owner.is_closed() and making.done():
+                owner.call_soon_threadsafe(making.result().terminate)
+        self._pools.clear()
+
+    def check_usable(self) -> None:
+        """Raises StorageClosed or ForkDetected."""
+        if self._closing:
+            raise StorageClosed("the storage is closed; open it again with Storage.open()")
+        if os.getpid() != self._pid:
+            raise ForkDetected(
+                "this process was forked after the storage was opened, and a PostgreSQL connection cannot serve two"
+                " processes; call Storage.open() in the child"
+            )
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        self.check_usable()
+        self._under_way += 1
+        try:
+            pool = await self._pool()
+            try:
+                connection = await pool.acquire(timeout=self._command_timeout)
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+                raise translate(error, "connect") from error
+            try:
+                yield connection
+            finally:
+                await pool.release(connection)
+        finally:
+            self._under_way -= 1
+            if not self._under_way and self._drained is not None:
+                self._drained.get_loop().call_soon_threadsafe(_wake, self._drained)
+
+    async def _pool(self) -> Any:
+        loop = asyncio.get_running_loop()
+        making = self._pools.get(loop)
+        if making is None or (making.done() and (making.cancelled() or making.exception() is not None)):
+            making = self._pools[loop] = loop.create_task(self._make_pool())
+        try:
+            # Shielded: the first caller may be cancelled, the others still want the pool.
+            return await asyncio.shield(making)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError) as error:
+            raise translate(error, "connect") from error
+
+    async def _make_pool(self) -> Any:
+        return await asyncpg.create_pool(
+            self._dsn,
+            min_size=0,
+            max_size=self._pool_size,
+            command_timeout=self._command_timeout,
+            timeout=CONNECT_SECONDS,
+            # Behind a pooler that hands out another server connection for each transaction, a prepared statement is
+            # not there the next time.
+            statement_cache_size=256 if self._prepared_statements else 0,
+            connection_class=LaneConnection,
+            init=_set_codecs,
+            server_settings={"application_name": "agent-storage", "timezone": "UTC"},
+        )
+
+
+async def _set_codecs(connection: Any) -> None:
+    await connection.set_type_codec("jsonb", schema="pg_catalog", encoder=str, decoder=load_json, format="text")
+
+
+def _wake(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
+
+
+def _worth_another_try(error: StorageError) -> bool:
+    return isinstance(error, UniqueViolation) or isinstance(
+        error.__cause__, asyncpg.DeadlockDetectedError | asyncpg.SerializationError
+    )

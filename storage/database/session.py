@@ -1,0 +1,102 @@
+"""SQLModel sessions for an application's own queries, on the same database, through SQLAlchemy's async engines.
+
+Slower than the repositories' way (see storage.database.statement), and in exchange every query is possible.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import event, text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from storage.database.sqlite_connection import BUSY_TIMEOUT_SECONDS, CONNECTION_PRAGMAS, is_memory
+from storage.database.types import dump_json, load_json
+from storage.database.url import DatabaseURL
+
+
+class SessionMaker:
+    """Engines by event loop and mode, made when first asked for."""
+
+    def __init__(self, url: DatabaseURL, *, prepared_statements: bool) -> None:
+        self._url = url
+        self._prepared_statements = prepared_statements
+        self._engines: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[bool, AsyncEngine]] = WeakKeyDictionary()
+
+    @asynccontextmanager
+    async def session(self, *, read_only: bool) -> AsyncIterator[AsyncSession]:
+        """A session whose objects stay readable after commit: an expired one would load itself without await."""
+        engine = self._engine(read_only)
+        async with AsyncSession(engine, expire_on_commit=False) as session:
+            if read_only and self._url.dialect == "postgresql":
+                await session.execute(text("SET TRANSACTION READ ONLY"))
+            yield session
+
+    def _engine(self, read_only: bool) -> AsyncEngine:  # noqa: FBT001 - private, and a key of a mapping
+        engines = self._engines.setdefault(asyncio.get_running_loop(), {})
+        engine = engines.get(read_only)
+        if engine is None:
+            make = _sqlite_engine if self._url.dialect == "sqlite" else self._postgresql_engine
+            engine = engines[read_only] = make(self._url, read_only)
+        return engine
+
+    def _postgresql_engine(self, url: DatabaseURL, read_only: bool) -> AsyncEngine:  # noqa: FBT001 - as above
+        import asyncpg
+
+        cache_size = 100 if self._prepared_statements else 0
+
+        async def connect(*_arguments: Any, **_options: Any) -> Any:
+            # By asyncpg itself: it reads DSNs (sockets, sslmode, passfile) as libpq does, SQLAlchemy's URL does not.
+            return await asyncpg.connect(
+                url.location,
+                statement_cache_size=cache_size,
+                server_settings={"application_name": "agent-storage session", "timezone": "UTC"},
+            )
+
+        return create_async_engine(
+            "postgresql+asyncpg://",
+            async_creator=connect,
+            connect_args={"prepared_statement_cache_size": cache_size},
+            json_serializer=dump_json,
+            json_deserializer=load_json,
+            pool_pre_ping=True,
+            hide_parameters=True,
+        )
+
+    async def close(self) -> None:
+        """Close the pooled connections of this event loop; those of loops that are gone went with them."""
+        for engine in self._engines.pop(asyncio.get_running_loop(), {}).values():
+            await engine.dispose()
+
+
+def _sqlite_engine(url: DatabaseURL, read_only: bool) -> AsyncEngine:  # noqa: FBT001 - as above
+    import aiosqlite
+
+    def connect(*_arguments: Any, **_options: Any) -> Any:
+        return aiosqlite.connect(
+            url.location, uri=is_memory(url.location), timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None
+        )
+
+    # Never pooled: opening a file costs less than a connection that keeps the WAL from being checkpointed.
+    engine = create_async_engine("sqlite+aiosqlite://", async_creator=connect, poolclass=NullPool, hide_parameters=True)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def _set_pragmas(connection: Any, record: Any) -> None:
+        cursor = connection.cursor()
+        for pragma in CONNECTION_PRAGMAS:
+            cursor.execute(pragma)
+        if read_only:
+            cursor.execute("PRAGMA query_only=ON")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    return engine

@@ -1,0 +1,160 @@
+"""How a SQLite connection is opened here: each pragma with its reason, and driver errors as ours."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from pathlib import Path
+from typing import Final
+
+from storage.errors import DatabaseBusy, DatabaseError, DatabaseUnavailable, StorageError, UniqueViolation
+
+BUSY_TIMEOUT_SECONDS: Final = 10.0
+"""How long a connection waits for a lock that another process holds. The driver's default of 5 s is too short for a
+backup or a report that checkpoints a large WAL on a slow disk."""
+
+WAL_SWITCH_SECONDS: Final = 20.0
+"""How long to retry the first switch to WAL. It needs an exclusive lock and SQLite does not call the busy handler for
+it, so two processes opening one fresh file at once would otherwise fail (https://sqlite.org/wal.html#sometimes_queries_return_sqlite_busy_in_wal_mode)."""
+
+CACHED_STATEMENTS: Final = 256
+"""Prepared statements kept for each connection: all of ours and the common search shapes; the default is 128."""
+
+JOURNAL_SIZE_LIMIT_BYTES: Final = 64 * 1024 * 1024
+"""A WAL that grew under one long reader is cut back to this after a checkpoint instead of keeping its size for ever."""
+
+MINIMUM_SQLITE: Final = (3, 40, 0)
+"""Nothing newer is required; older ones lack what the statements use (RETURNING, UPSERT, json_each in the core)."""
+
+CONNECTION_PRAGMAS: Final = (
+    # Per connection, off by default in SQLite for compatibility with 2009.
+    "PRAGMA foreign_keys=ON",
+    # A WAL commit that is acknowledged must survive a power cut; group commit is what makes this affordable.
+    "PRAGMA synchronous=FULL",
+    # Deleted secrets and conversations are overwritten with zeros, not only unlinked from the b-tree.
+    "PRAGMA secure_delete=ON",
+    # Sorting of reports stays in memory: temporary files would copy rows outside the database's folder.
+    "PRAGMA temp_store=MEMORY",
+    f"PRAGMA journal_size_limit={JOURNAL_SIZE_LIMIT_BYTES}",
+    # A database file is data that may come from elsewhere: its schema must not call functions with side effects.
+    "PRAGMA trusted_schema=OFF",
+)
+
+
+def is_memory(location: str) -> bool:
+    """Whether the location names a database in memory (SQLite's `memdb` VFS, shared by this process's connections)."""
+    return location.startswith("file:/") and "vfs=memdb" in location
+
+
+def prepare_file(location: str) -> None:
+    """Create the database file, owner-only, and its folder if it is missing.
+
+    SQLite gives the WAL and shared-memory files the mode of the database file, so it has to be right from the start.
+
+    Raises:
+        DatabaseUnavailable: the folder or file cannot be made, or a folder is in the way.
+    """
+    if is_memory(location):
+        return
+    path = Path(location)
+    try:
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600))
+    except OSError as error:
+        raise DatabaseUnavailable(
+            f"cannot open the SQLite database {location}: {error.strerror or error}; choose a path that can be written"
+        ) from error
+
+
+def connect(
+    location: str,
+    *,
+    read_only: bool = False,
+    busy_timeout: float = BUSY_TIMEOUT_SECONDS,
+    foreign_keys: bool = True,
+) -> sqlite3.Connection:
+    """A connection with our pragmas, in autocommit mode: whoever uses it says BEGIN.
+
+    Args:
+        location: a file path, or a `file:/name?vfs=memdb` URI.
+        read_only: refuse every write on it (`query_only`).
+        busy_timeout: seconds to wait for another process's lock.
+        foreign_keys: False only while migrating: a table rebuilt under enforcement deletes its children by cascade.
+
+    Raises:
+        DatabaseUnavailable: not openable, not a database, or SQLite is older than 3.40.
+    """
+    if sqlite3.sqlite_version_info < MINIMUM_SQLITE:
+        raise DatabaseUnavailable(
+            f"SQLite {sqlite3.sqlite_version} is too old: {'.'.join(map(str, MINIMUM_SQLITE))} or newer is needed"
+        )
+    try:
+        connection = sqlite3.connect(
+            location,
+            timeout=busy_timeout,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=CACHED_STATEMENTS,
+            uri=is_memory(location),
+        )
+    except sqlite3.Error as error:
+        raise DatabaseUnavailable(f"cannot open the SQLite database {location}: {error}") from error
+    try:
+        if not is_memory(location):
+            _switch_to_wal(connection, location)
+        for pragma in CONNECTION_PRAGMAS:
+            connection.execute(pragma)
+        if not foreign_keys:
+            connection.execute("PRAGMA foreign_keys=OFF")
+        if read_only:
+            connection.execute("PRAGMA query_only=ON")
+    except sqlite3.Error as error:
+        connection.close()
+        raise DatabaseUnavailable(f"cannot use {location} as a SQLite database: {error}") from error
+    except StorageError:
+        connection.close()
+        raise
+    return connection
+
+
+def _switch_to_wal(connection: sqlite3.Connection, location: str) -> None:
+    deadline = time.monotonic() + WAL_SWITCH_SECONDS
+    while True:
+        try:
+            (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+        except sqlite3.OperationalError as error:
+            if _primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        else:
+            if mode != "wal":
+                raise DatabaseUnavailable(
+                    f"{location} cannot use write-ahead logging (it stays in mode {mode!r});"
+                    " network file systems cannot: put the database on a local disk"
+                )
+            return
+        time.sleep(0.01)
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+
+
+def translate(error: sqlite3.Error, statement: str) -> StorageError:
+    """Our error for one of SQLite's; names the statement, never its parameters. Set the cause when raising it."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    if code in (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY):
+        return UniqueViolation(f"{statement}: {error}")
+    primary = code & 0xFF
+    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return DatabaseBusy(
+            f"{statement}: another process kept the database locked for longer than the busy timeout; try again"
+        )
+    if primary == sqlite3.SQLITE_FULL:
+        return DatabaseUnavailable(f"{statement}: the disk is full; nothing was written. Free some space and try again")
+    if primary in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+        return DatabaseUnavailable(f"{statement}: {error}; nothing was written")
+    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return DatabaseUnavailable(f"{statement}: {error}; restore the database from a backup")
+    return DatabaseError(f"{statement}: {error}")

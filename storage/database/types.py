@@ -1,0 +1,215 @@
+"""Column types that mean the same on SQLite and PostgreSQL, and that refuse what one of them would bend.
+
+A column declared DATETIME has NUMERIC affinity on SQLite (https://sqlite.org/datatype3.html) and then compares wrongly
+with text; PostgreSQL text cannot hold NUL; JSON text may smuggle NaN or a lone surrogate. Each is refused on both.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import BigInteger, Integer, LargeBinary, Text, event
+from sqlalchemy.dialects.postgresql import JSONB, TEXT, TIMESTAMP
+from sqlalchemy.types import TypeDecorator
+from sqlmodel import SQLModel
+
+from storage.errors import InvalidInput, UnsealedValue
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine.interfaces import Dialect
+    from sqlalchemy.types import TypeEngine
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+SEALED_PREFIX = b"\xe1\x01"
+"""First two bytes of every sealed value: format and suite (see storage.encryption.envelope)."""
+
+
+def to_microseconds(value: datetime) -> int:
+    """Whole microseconds since 1970-01-01 UTC; exact, unlike `timestamp()`, which goes through a float.
+
+    Raises:
+        InvalidInput: a naive time, whose meaning depends on where it was written.
+    """
+    if value.tzinfo is None:
+        raise InvalidInput(f"naive time {value.isoformat()} refused: attach a timezone, for example datetime.now(UTC)")
+    return (value - EPOCH) // _MICROSECOND
+
+
+def from_microseconds(value: int) -> datetime:
+    """The aware UTC time of a number of microseconds since 1970-01-01 UTC."""
+    return EPOCH + timedelta(microseconds=value)
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """An aware time: integer microseconds on SQLite, `timestamptz` on PostgreSQL; comes back aware, in UTC, equal."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """`TIMESTAMP WITH TIME ZONE` on PostgreSQL, `BIGINT` elsewhere."""
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(TIMESTAMP(timezone=True))
+        return dialect.type_descriptor(BigInteger())
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        """Raises InvalidInput for a naive time."""
+        if value is None:
+            return None
+        microseconds = to_microseconds(value)
+        return value if dialect.name == "postgresql" else microseconds
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        """Aware, in UTC."""
+        if value is None or isinstance(value, datetime):
+            return value
+        return from_microseconds(value)
+
+
+class PlainText(TypeDecorator[str]):
+    """Text that both databases can hold: no NUL, no lone surrogate.
+
+    On PostgreSQL with `COLLATE "C"`: bytewise order, as on SQLite, so that keyset pages and path ranges agree.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """`TEXT COLLATE "C"` on PostgreSQL, `TEXT` elsewhere."""
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(TEXT(collation="C"))
+        return dialect.type_descriptor(Text())
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Raises InvalidInput for text that one of the databases cannot hold."""
+        if value is not None:
+            checked_text(value)
+        return value
+
+
+def checked_text(value: str) -> str:
+    """`value` itself if both databases can hold it.
+
+    Raises:
+        InvalidInput: it contains NUL (PostgreSQL refuses it) or a lone surrogate (UTF-8 cannot encode it).
+    """
+    if "\0" in value:
+        raise InvalidInput("text contains a NUL character, which PostgreSQL cannot store; remove it")
+    if not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            message = f"text contains a lone surrogate at character {error.start}, which UTF-8 cannot encode"
+            raise InvalidInput(message) from None
+    return value
+
+
+def dump_json(value: Any) -> str:
+    """JSON text that both databases accept. The stdlib's encoder, because it keeps integers of any size exact.
+
+    Raises:
+        InvalidInput: NaN or infinity, a NUL character or lone surrogate inside a string, or a type JSON does not have.
+    """
+    if value == {}:
+        return "{}"
+    if value == []:
+        return "[]"
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"not storable as JSON: {error}") from error
+    if "\\u0000" in text and _holds_nul(value):
+        raise InvalidInput("JSON contains a NUL character, which PostgreSQL cannot store; remove it")
+    return checked_text(text)
+
+
+def _holds_nul(value: Any) -> bool:
+    """Whether some string inside really has NUL; the text alone cannot tell it from an escaped backslash."""
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any(_holds_nul(key) or _holds_nul(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return any(_holds_nul(item) for item in value)
+    return False
+
+
+def load_json(text: str | bytes) -> Any:
+    """The value of JSON text; the empty containers, by far the most common, without parsing."""
+    if text == "{}":
+        return {}
+    if text == "[]":
+        return []
+    return json.loads(text)
+
+
+class JSONValue(TypeDecorator[Any]):
+    """A JSON value: `JSONB` on PostgreSQL, text on SQLite. Python None is SQL NULL.
+
+    Not SQLAlchemy's own JSON type, because a column declared JSON has NUMERIC affinity on SQLite: the text of a scalar
+    such as `12345678901234567890` would be stored as an inexact number.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """`JSONB` on PostgreSQL, whose dialect serialises; `TEXT` elsewhere."""
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(JSONB(none_as_null=True))
+        return dialect.type_descriptor(Text())
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        """Raises InvalidInput for what JSON or one of the databases cannot hold."""
+        if value is None or dialect.name == "postgresql":
+            return value
+        return dump_json(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        """The parsed value."""
+        if dialect.name == "postgresql" or value is None:
+            return value
+        return load_json(value)
+
+
+class Sealed(TypeDecorator[bytes]):
+    """Bytes sealed by storage.encryption; anything else is refused, so that no plaintext can reach such a column.
+
+    Sealing itself happens in the repositories, where the row's identity is known: a type sees only the value, and a
+    ciphertext that is not bound to its row can be moved to another one.
+    """
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: bytes | None, dialect: Dialect) -> bytes | None:
+        """Raises UnsealedValue for anything but sealed bytes or None."""
+        check_sealed(value)
+        return value
+
+
+def check_sealed(value: object) -> None:
+    """Raises UnsealedValue unless `value` is None or bytes that begin as a sealed value does."""
+    if value is not None and not (isinstance(value, bytes) and value.startswith(SEALED_PREFIX)):
+        raise UnsealedValue("a sealed column takes only bytes sealed by storage.encryption; seal the value first")
+
+
+@event.listens_for(SQLModel, "attribute_instrument", propagate=True)
+def _guard_sealed_attributes(cls: type[Any], key: str, attribute: Any) -> None:
+    """Refuse plaintext already when it is assigned to a mapped attribute, where the traceback still names the line."""
+    columns = getattr(getattr(attribute, "property", None), "columns", ())
+    if any(isinstance(column.type, Sealed) for column in columns):
+        event.listen(attribute, "set", _refuse_unsealed)
+
+
+def _refuse_unsealed(target: Any, value: object, old: object, initiator: Any) -> None:
+    check_sealed(value)
+
+
+Sequence = BigInteger().with_variant(Integer(), "sqlite")
+"""A 64-bit row number the database assigns. SQLite only does so for a column declared exactly INTEGER PRIMARY KEY."""

@@ -1,0 +1,36 @@
+"""Master keys from the configuration, usually the variable STORAGE_MASTER_KEY: the way of servers.
+
+Read once and checked at once, so that a bad key stops a deployment at its start and not at its first secret.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from storage.encryption.local_keys import LocalKeys, parse_master_keys
+from storage.encryption.providers import ProviderHealth
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
+
+
+class EnvironmentKeys(LocalKeys):
+    """Keys given as text. Several, separated by commas, are for rotation: the first wraps, all unwrap.
+
+    Raises:
+        ConfigurationError: not base64, not 32 bytes, or a publicly known value; says how to make a key.
+    """
+
+    name = "environment"
+
+    def __init__(self, value: SecretStr, variable: str = "STORAGE_MASTER_KEY") -> None:
+        super().__init__()
+        self._variable = variable
+        self.use(parse_master_keys(value.get_secret_value(), variable))
+
+    @property
+    def where(self) -> str:
+        return self._variable
+
+    async def health(self) -> ProviderHealth:
+        return ProviderHealth(has_key=True, detail=f"{len(self._keys)} key(s) from {self._variable}")

@@ -1,0 +1,116 @@
+"""The data keys of one user, unwrapped, as the repositories hold them while they seal and open.
+
+Sealing and opening happen inside units of work, which cannot wait for a provider; so the keys come first, as
+a set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from storage.encryption.envelope import DataKey, SealContext, data_key_id_of, open_sealed, seal
+from storage.errors import EncryptionError, InvalidInput, KeyMissing
+
+
+class KeySet:
+    """All data keys of one user: the active one seals, every one opens what it sealed.
+
+    A key that could not be unwrapped is remembered with its error, and breaks only what needs it.
+    """
+
+    __slots__ = ("_active", "_failures", "_keys", "user_id")
+
+    def __init__(
+        self,
+        user_id: str,
+        keys: Mapping[bytes, DataKey],
+        active: bytes | None,
+        failures: Mapping[bytes, EncryptionError] | None = None,
+    ) -> None:
+        self.user_id = user_id
+        self._keys = dict(keys)
+        self._active = active
+        self._failures = dict(failures or {})
+
+    @property
+    def has_active(self) -> bool:
+        """Whether a key to seal with is here."""
+        return self._active in self._keys
+
+    @property
+    def ids(self) -> frozenset[bytes]:
+        """The ids of the keys that are here."""
+        return frozenset(self._keys)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every key could be unwrapped."""
+        return not self._failures
+
+    @property
+    def active(self) -> DataKey:
+        """The key to seal with.
+
+        Raises:
+            KeyMissing: the user has none yet; `KeyRing.run` and `KeyRing.active_key` make it.
+            EncryptionError: it could not be unwrapped.
+        """
+        if self._active is None:
+            raise KeyMissing(f"the user {self.user_id!r} has no data key yet; KeyRing.active_key makes one")
+        return self.get(self._active)
+
+    def get(self, key_id: bytes) -> DataKey:
+        """The key of this id (16 bytes).
+
+        Raises:
+            KeyMissing: the user has no such key.
+            EncryptionError: it could not be unwrapped.
+        """
+        key = self._keys.get(key_id)
+        if key is not None:
+            return key
+        failure = self._failures.get(key_id)
+        if failure is not None:
+            raise type(failure)(*failure.args) from failure
+        raise KeyMissing(
+            f"the data key {key_id.hex()} of the user {self.user_id!r} does not exist: it was deleted, or "
+            "the sealed value was altered. Restore table data_key from a backup, or set the secret again"
+        )
+
+    def seal(self, context: SealContext, plaintext: bytes) -> bytes:
+        """`plaintext` sealed under the active key.
+
+        Raises:
+            InvalidInput: the context is of another user.
+            EncryptionError: there is no active key.
+        """
+        self._check(context)
+        return seal(self.active, context, plaintext)
+
+    def open(self, context: SealContext, sealed: bytes) -> bytes:
+        """The plaintext of `sealed`.
+
+        Raises:
+            Tampered: altered, or sealed for another context.
+            KeyMissing: its key does not exist.
+            InvalidInput: the context is of another user.
+        """
+        self._check(context)
+        return open_sealed(self.get(data_key_id_of(sealed)), context, sealed)
+
+    def _check(self, context: SealContext) -> None:
+        if context.user_id != self.user_id:
+            raise InvalidInput(f"the keys of {self.user_id!r} neither seal nor open a value of {context.user_id!r}")
+
+    def __contains__(self, key_id: object) -> bool:
+        return key_id in self._keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __repr__(self) -> str:
+        return f"KeySet(user_id={self.user_id!r}, keys={[key.hex() for key in self._keys]})"
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError("a KeySet is never pickled or copied: configure a key provider where it is needed")

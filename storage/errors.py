@@ -1,0 +1,150 @@
+"""Every error that this library raises on purpose, as one tree under StorageError.
+
+Callers catch by kind; messages say what was wrong, what was expected and what to do next, and never carry a secret.
+"""
+
+from __future__ import annotations
+
+
+class StorageError(Exception):
+    """Base of all errors of this library."""
+
+
+class InvalidInput(StorageError, ValueError):
+    """An argument is not acceptable; the message names it and the rule. Nothing was changed."""
+
+
+class ConfigurationError(StorageError, ValueError):
+    """The configuration cannot be used as it stands; the message names the field and how to mend it."""
+
+
+class NotFound(StorageError, FileNotFoundError):
+    """What was asked for does not exist for this user.
+
+    Also a FileNotFoundError, because callers of the seed system catch that.
+    """
+
+
+class ConversationNotFound(NotFound):
+    """No conversation with this id belongs to this user."""
+
+
+class FileNotFound(NotFound):
+    """No file is stored at this path for this user."""
+
+
+class SecretNotFound(NotFound):
+    """No secret of this name is stored for this user."""
+
+
+class Conflict(StorageError):
+    """The change contradicts what is stored now. Read again, decide again."""
+
+
+class VersionConflict(Conflict):
+    """The row was changed by someone else since `expected_version` was read."""
+
+
+class IdentifierTaken(Conflict):
+    """The identifier cannot be used by this user; choose another one."""
+
+
+class UniqueViolation(Conflict):
+    """A unique constraint of the database refused a row."""
+
+
+# ---- database
+
+
+class DatabaseError(StorageError):
+    """The database refused or failed; the driver's error is the cause (`__cause__`)."""
+
+
+class DatabaseUnavailable(DatabaseError):
+    """The database cannot be reached or opened."""
+
+
+class DatabaseBusy(DatabaseError):
+    """Another process or connection held the database for longer than the busy timeout."""
+
+
+class SchemaTooNew(DatabaseError):
+    """The database was migrated by a newer release than this one; upgrade this installation."""
+
+
+class SchemaOutdated(DatabaseError):
+    """The database needs a migration and upgrading at open was turned off."""
+
+
+class StorageClosed(DatabaseError):
+    """The storage is closed, or was never opened."""
+
+
+class ForkDetected(DatabaseError):
+    """The process was forked after the storage was opened. Open the storage after the fork instead."""
+
+
+class TransactionClosed(DatabaseError):
+    """The transaction was committed or rolled back already."""
+
+
+class TransactionTimeout(DatabaseError):
+    """The transaction stayed open past its deadline and was rolled back."""
+
+
+class NestedTransaction(DatabaseError):
+    """A call that would wait for the transaction which the same task holds open."""
+
+
+# ---- encryption
+
+
+class EncryptionError(StorageError):
+    """A secret could not be sealed or opened."""
+
+
+class KeyMissing(EncryptionError):
+    """No master key is configured, and the database holds secrets that need one."""
+
+
+class KeyMismatch(EncryptionError):
+    """The configured master key is not the one that the stored secrets were sealed under."""
+
+
+class KeyUnavailable(EncryptionError):
+    """The master key exists but cannot be used now (permissions, or a provider that is down)."""
+
+
+class Tampered(EncryptionError):
+    """A sealed value was altered, moved from another place, or is not a sealed value at all."""
+
+
+class UnsealedValue(EncryptionError, ValueError):
+    """Something that is not a sealed value was about to be written into a sealed column."""
+
+
+# ---- files
+
+
+class FileStoreError(StorageError):
+    """A file backend failed; the backend's error is the cause (`__cause__`)."""
+
+
+class FileCorrupted(FileStoreError):
+    """A blob is missing, or its bytes do not have the sha256 that the catalogue recorded."""
+
+
+class FileStoreUnavailable(FileStoreError):
+    """The backend cannot be reached or failed in a way that may pass."""
+
+
+class FileStoreFull(FileStoreError):
+    """The backend has no room left; what was there before is still whole."""
+
+
+class FileAccessDenied(FileStoreError):
+    """The backend refused access; what was there before is still whole."""
+
+
+class PathRejected(InvalidInput):
+    """The path breaks the path rule (see storage.files.paths)."""

@@ -1,0 +1,123 @@
+"""What is stored, where, and whether all is well: one reading for `storage status`, probes and people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import BigInteger, cast, distinct, func, literal_column, select, union_all
+
+from storage.database.migrate import SchemaState, SchemaStatus, check
+from storage.database.statement import Statement
+from storage.tables import (
+    ConversationTable,
+    CustomSecretTable,
+    EventTable,
+    FileTable,
+    ProviderTokenTable,
+    SettingsTable,
+)
+
+if TYPE_CHECKING:
+    from storage.encryption.status import KeyRingStatus
+    from storage.storage import Storage
+
+_conversation: Final[Any] = ConversationTable.__table__  # type: ignore[attr-defined]
+_file: Final[Any] = FileTable.__table__  # type: ignore[attr-defined]
+
+
+def _rows(name: str, model: Any) -> Any:
+    return select(literal_column(f"'{name}'").label("name"), func.count().label("number")).select_from(model.__table__)
+
+
+# A report reads whole tables on purpose; the name says so to the test that looks for table scans.
+_COUNTS: Final = Statement(
+    "report.counts",
+    union_all(
+        _rows("conversations", ConversationTable),
+        _rows("files", FileTable),
+        _rows("settings", SettingsTable),
+        _rows("provider_tokens", ProviderTokenTable),
+        _rows("custom_secrets", CustomSecretTable),
+        _rows("events", EventTable),
+        select(literal_column("'users'"), func.count(distinct(_conversation.c.user_id))),
+    ),
+)
+_FILE_BYTES: Final = Statement("report.file_bytes", select(cast(func.coalesce(func.sum(_file.c.size), 0), BigInteger)))
+_SQLITE_BYTES: Final = Statement(
+    "report.sqlite_bytes",
+    select(literal_column("page_count * page_size")).select_from(
+        func.pragma_page_count().table_valued("page_count"), func.pragma_page_size().table_valued("page_size")
+    ),
+)
+_POSTGRESQL_BYTES: Final = Statement("report.postgresql_bytes", select(func.pg_database_size(func.current_database())))
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is wrong: a stable code, what it is, and the command or setting that mends it."""
+
+    code: str
+    message: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class StorageStatus:
+    """A reading of a storage.
+
+    Attributes:
+        dialect: sqlite or postgresql.
+        database: the URL, password masked.
+        schema: the stored and the needed revision.
+        counts: rows by kind.
+        file_bytes: sum of the sizes of all catalogued files.
+        database_bytes: size of the database on disk, without SQLite's WAL.
+        file_store: kind and place of the blobs.
+        keys: the key ring's state.
+        problems: empty when all is well.
+    """
+
+    dialect: str
+    database: str
+    schema: SchemaStatus
+    counts: dict[str, int]
+    file_bytes: int
+    database_bytes: int
+    file_store: str
+    keys: KeyRingStatus
+    problems: list[Problem] = field(default_factory=list)
+
+
+async def read_status(storage: Storage) -> StorageStatus:
+    """Read everything `StorageStatus` has. Changes nothing.
+
+    Raises:
+        DatabaseError: the database cannot be read.
+    """
+    database = storage.database
+    schema = await check(database)
+    counts = {str(name): int(number) for name, number in await database.read(_COUNTS, {}, scan=True)}
+    ((file_bytes,),) = await database.read(_FILE_BYTES, {}, scan=True)
+    size = _SQLITE_BYTES if database.dialect == "sqlite" else _POSTGRESQL_BYTES
+    ((database_bytes,),) = await database.read(size, {}, scan=True)
+    keys = await storage.keyring.status()
+    status = StorageStatus(
+        dialect=database.dialect,
+        database=database.url.display,
+        schema=schema,
+        counts=counts,
+        file_bytes=int(file_bytes),
+        database_bytes=int(database_bytes),
+        file_store=f"{storage.config.file_store}: {storage.blobs!r}",
+        keys=keys,
+    )
+    if schema.state is not SchemaState.CURRENT:
+        status.problems.append(
+            Problem("schema", f"the schema is {schema.state} ({schema.stored})", "run `storage migrate`")
+        )
+    if not keys.complete:
+        status.problems.append(
+            Problem("keys", keys.message, f"put the right master key into {keys.where}; nothing was overwritten")
+        )
+    return status

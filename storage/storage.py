@@ -1,0 +1,278 @@
+"""Storage and UserStorage: the one place where database, keys, stores and files are put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+
+from storage.config import StorageConfig
+from storage.conversations.model import ConversationMetadata
+from storage.conversations.store import ConversationStore
+from storage.database.database import CommitHook, Database
+from storage.database.migrate import ensure
+from storage.database.unit import Executor
+from storage.database.url import parse_url
+from storage.encryption.keyring import KeyRing
+from storage.encryption.providers import provider_for
+from storage.errors import ConfigurationError
+from storage.extension import DeferredStore, load_class
+from storage.files.catalog import FileCatalog, delete_conversation_files
+from storage.files.store import FileStore
+from storage.identity import user_key
+from storage.secrets.model import UserSecrets
+from storage.secrets.store import SecretsStore
+from storage.settings.model import Settings
+from storage.settings.store import SettingsStore
+
+if TYPE_CHECKING:
+    from sqlmodel.ext.asyncio.session import AsyncSession
+
+    from storage.conversations.sql import SQLConversationStore
+    from storage.status import StorageStatus
+
+S = TypeVar("S")
+
+
+class Storage:
+    """An open storage: one database, one place for blobs, one key ring. Made by `Storage.open`.
+
+    Use it from one event loop at a time; from several, one after the other.
+    """
+
+    def __init__(self, config: StorageConfig, database: Database, blobs: FileStore, keyring: KeyRing) -> None:
+        self.config = config
+        self.database = database
+        self.blobs = blobs
+        self.keyring = keyring
+
+    @classmethod
+    def open(cls, config: StorageConfig | str | None = None, **arguments: Any) -> Opening:
+        """Open a storage: `async with Storage.open() as storage`, or `storage = await Storage.open()` and close().
+
+        Args:
+            config: a configuration, a database URL, or None for the environment, the configuration file and defaults.
+            arguments: fields of StorageConfig that win over the environment; not together with a StorageConfig.
+
+        Raises (when entered or awaited):
+            ConfigurationError: a setting cannot be used as it stands.
+            DatabaseUnavailable: the database cannot be reached or opened.
+            SchemaTooNew: a newer release has migrated the database.
+            SchemaOutdated: it needs migrating and migrate_on_open is False.
+        """
+        if isinstance(config, StorageConfig):
+            if arguments:
+                raise ConfigurationError("give Storage.open a StorageConfig or single settings, not both")
+            return Opening(lambda: cls._open(config))
+        if config is not None:
+            arguments["database_url"] = config
+        return Opening(lambda: cls._open(StorageConfig.load(**arguments)))
+
+    @classmethod
+    async def _open(cls, config: StorageConfig) -> Storage:
+        url = parse_url(config.database_url or config.sqlite_default())
+        provider = provider_for(config.master_key, config.master_key_file.expanduser())
+        _check_models(config)
+        blobs = await _open_blobs(config)
+        try:
+            database = Database(
+                url,
+                queue_limit=config.write_queue_limit,
+                pool_size=config.postgres_pool_size,
+                command_timeout=config.postgres_command_timeout,
+                prepared_statements=config.postgres_prepared_statements,
+                transaction_timeout=config.transaction_timeout,
+            )
+        except BaseException:
+            await blobs.close()
+            raise
+        storage = cls(config, database, blobs, KeyRing(database, provider))
+        try:
+            await ensure(database, url, upgrade_allowed=config.migrate_on_open)
+            await storage.keyring.start()
+        except BaseException:
+            await storage.close()
+            raise
+        return storage
+
+    def user(self, user_id: str | None = None) -> UserStorage:
+        """The stores of one user; None is the one local user of a desktop install. Costs nothing: rows appear with use.
+
+        Raises:
+            InvalidInput: an id that is empty, longer than 255 bytes, or has control characters.
+        """
+        return UserStorage(self, user_key(user_id))
+
+    def on_commit(self, hook: CommitHook) -> Callable[[], None]:
+        """Have `hook` called with the list of changes after each commit. See Database.on_commit."""
+        return self.database.on_commit(hook)
+
+    def session(self, *, read_only: bool = False) -> AbstractAsyncContextManager[AsyncSession]:
+        """A SQLModel AsyncSession on the same database, for any query of your own. See Database.session."""
+        return self.database.session(read_only=read_only)
+
+    async def status(self) -> StorageStatus:
+        """What is stored, where, and whether all is well. See storage.status.StorageStatus."""
+        from storage.status import read_status
+
+        return await read_status(self)
+
+    async def close(self) -> None:
+        """Finish what was accepted and let go of everything. Closing twice does nothing."""
+        await self.database.close()
+        await self.blobs.close()
+
+    def __repr__(self) -> str:
+        return f"<Storage {self.database.url.display}>"
+
+
+class Opening:
+    """What `Storage.open` returns: await it, or enter it with `async with`."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._storage: Storage | None = None
+
+    def __await__(self) -> Generator[Any, None, Storage]:
+        return cast("Generator[Any, None, Storage]", self._make().__await__())
+
+    async def __aenter__(self) -> Storage:
+        self._storage = await self
+        return self._storage
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._storage is not None:
+            await self._storage.close()
+
+
+class _Stores:
+    """The four stores of one user, on a database or inside a transaction."""
+
+    def __init__(self, storage: Storage, user_id: str, executor: Executor) -> None:
+        self._storage = storage
+        self._executor = executor
+        self.user_id = user_id
+
+    @cached_property
+    def conversations(self) -> ConversationStore:
+        """Conversations' metadata; see storage.conversations.store."""
+        return self._replaced("conversation_store_class", ConversationStore) or self._sql_conversations
+
+    @cached_property
+    def settings(self) -> SettingsStore:
+        """The user's settings; see storage.settings.store."""
+        if replaced := self._replaced("settings_store_class", SettingsStore):
+            return replaced
+        from storage.settings.sql import SQLSettingsStore
+
+        model = self._model("settings_model", Settings)
+        return SQLSettingsStore(self._executor, self.user_id, self._storage.keyring, model)
+
+    @cached_property
+    def secrets(self) -> SecretsStore:
+        """Provider tokens and custom secrets; see storage.secrets.store."""
+        if replaced := self._replaced("secrets_store_class", SecretsStore):
+            return replaced
+        from storage.secrets.sql import SQLSecretsStore
+
+        model = self._model("secrets_model", UserSecrets)
+        return SQLSecretsStore(self._executor, self.user_id, self._storage.keyring, model)
+
+    @cached_property
+    def files(self) -> FileCatalog:
+        """The user's files; see storage.files.store."""
+        return FileCatalog(self._executor, self._storage.blobs, self.user_id)
+
+    @property
+    def _sql_conversations(self) -> SQLConversationStore:
+        from storage.conversations.sql import SQLConversationStore
+
+        model = self._model("conversation_model", ConversationMetadata)
+        return SQLConversationStore(
+            self._executor, self.user_id, self._storage.keyring, model, on_delete=delete_conversation_files
+        )
+
+    def _model(self, setting: str, base: type[S]) -> type[S]:
+        dotted_path = getattr(self._storage.config, setting)
+        return base if dotted_path is None else load_class(setting, dotted_path, base)
+
+    def _replaced(self, setting: str, interface: type[S]) -> S | None:
+        config = self._storage.config
+        dotted_path = getattr(config, setting)
+        if dotted_path is None:
+            return None
+        if self._executor.in_transaction:
+            raise ConfigurationError(f"{dotted_path} ({setting}) replaces this store and has no part in transactions")
+        store_class: Any = load_class(setting, dotted_path, interface)
+        return cast("S", DeferredStore(store_class, lambda: store_class.get_instance(config, self.user_id)))
+
+
+class UserStorage(_Stores):
+    """The stores of one user: conversations, settings, secrets and files. Made by `storage.user(…)`."""
+
+    def __init__(self, storage: Storage, user_id: str) -> None:
+        super().__init__(storage, user_id, storage.database)
+
+    @asynccontextmanager
+    async def transaction(self, timeout: float | None = None) -> AsyncIterator[UserTransaction]:
+        """All or nothing over several stores: `async with alice.transaction() as tx: await tx.settings.update(…)`.
+
+        Reads see the transaction's own writes; web hooks and on_commit hooks hear of it only if it commits. Not
+        nested, and within its deadline: see Database.transaction, also for the errors.
+
+        Args:
+            timeout: seconds it may stay open; the configured transaction_timeout if None.
+        """
+        async with self._storage.database.transaction(timeout) as executor:
+            yield UserTransaction(self._storage, self.user_id, executor)
+
+    def __repr__(self) -> str:
+        return f"<UserStorage {self.user_id!r} of {self._storage!r}>"
+
+
+class UserTransaction(_Stores):
+    """The same stores inside a transaction. Made by `UserStorage.transaction`."""
+
+    def user(self, user_id: str | None) -> Self:
+        """The stores of another user in the same transaction, for an operation that concerns both."""
+        return type(self)(self._storage, user_key(user_id), self._executor)
+
+    def __repr__(self) -> str:
+        return f"<UserTransaction {self.user_id!r}>"
+
+
+async def _open_blobs(config: StorageConfig) -> FileStore:
+    kind = config.file_store
+    if kind == "local":
+        from storage.files.local import LocalFileStore
+
+        return LocalFileStore(config.file_store_path or config.files_default())
+    if kind == "memory":
+        from storage.files.memory import MemoryFileStore
+
+        return MemoryFileStore()
+    if "." in kind:
+        store_class: Any = load_class("file_store", kind, FileStore)
+        made: FileStore = await store_class.get_instance(config, None)
+        return made
+    raise ConfigurationError(
+        f"file_store {kind!r} is not available in this release; use 'local', or 'memory' for tests"
+    )
+
+
+def _check_models(config: StorageConfig) -> None:
+    """Find a misspelt dotted path when opening, not at the first request."""
+    for setting, base in (
+        ("conversation_model", ConversationMetadata),
+        ("settings_model", Settings),
+        ("secrets_model", UserSecrets),
+        ("conversation_store_class", ConversationStore),
+        ("settings_store_class", SettingsStore),
+        ("secrets_store_class", SecretsStore),
+    ):
+        if (dotted_path := getattr(config, setting)) is not None:
+            load_class(setting, dotted_path, base)

@@ -1,0 +1,1 @@
+"""Conformance suites: what every store promises, as tests that other implementations can run against themselves."""

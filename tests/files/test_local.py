@@ -1,0 +1,481 @@
+"""LocalFileStore: the contract, and what only a file system can get wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from storage.errors import (
+    ConfigurationError,
+    FileAccessDenied,
+    FileNotFound,
+    FileStoreUnavailable,
+    PathRejected,
+    StorageClosed,
+)
+from storage.files.local import LocalFileStore
+from storage.testing.files import FileStoreContract, pieces
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+class TestLocalFileStore(FileStoreContract):
+    file_beside_folder = False
+
+    @pytest.fixture
+    async def store(self, tmp_path: Path) -> AsyncIterator[LocalFileStore]:
+        async with LocalFileStore(tmp_path / "files") as store:
+            yield store
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[LocalFileStore]:
+    async with LocalFileStore(tmp_path / "files") as store:
+        yield store
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+async def run_python(program: str, *arguments: str | Path) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        textwrap.dedent(program),
+        *map(str, arguments),
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+# ---- where and how files lie
+
+
+async def test_a_file_lies_at_its_own_path_and_is_private(store: LocalFileStore) -> None:
+    await store.write("sessions/c1/metadata.json", b"{}")
+    path = store.root / "sessions" / "c1" / "metadata.json"
+    assert path.read_bytes() == b"{}"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    for folder in (store.root, store.root / "sessions", store.root / "sessions" / "c1"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert names(store.root) == ["sessions", "sessions/c1", "sessions/c1/metadata.json"]
+
+
+async def test_the_root_is_made_at_the_first_write_and_not_before(store: LocalFileStore) -> None:
+    assert await store.list() == []
+    assert await store.delete("a") == 0
+    assert not store.root.exists()
+    await store.write("a", b"")
+    assert store.root.is_dir()
+
+
+async def test_the_store_goes_on_when_its_root_is_taken_away(store: LocalFileStore) -> None:
+    await store.write("a", b"")
+    await store.delete("a")
+    store.root.rmdir()
+    await store.write("b", b"again")
+    assert await store.read("b") == b"again"
+
+
+async def test_a_root_that_is_a_file_is_an_outage_and_not_a_missing_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    async with LocalFileStore(tmp_path / "file") as store:
+        with pytest.raises(FileStoreUnavailable, match="not a folder"):
+            await store.read("a")
+        with pytest.raises(FileStoreUnavailable, match="not a folder"):
+            await store.write("a", b"")
+
+
+async def test_a_new_file_is_flushed_then_renamed_and_then_its_folder_flushed(
+    store: LocalFileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.write("folder/file", b"old")
+    steps: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def watched_fsync(descriptor: int) -> None:
+        steps.append("fsync folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "fsync file")
+        fsync(descriptor)
+
+    def watched_rename(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        steps.append("rename")
+        rename(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "rename", watched_rename)
+    await store.write("folder/file", b"new")
+    assert steps == ["fsync file", "rename", "fsync folder"]
+    steps.clear()
+    await store.write("folder/new/file", pieces(b"n", b"ew"))
+    assert steps == ["fsync folder", "fsync file", "rename", "fsync folder"]
+
+
+# ---- what leads out of the root
+
+
+@dataclass
+class Outside:
+    folder: Path
+    secret: Path
+
+
+@pytest.fixture
+def outside(tmp_path: Path, store: LocalFileStore) -> Outside:
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    secret = folder / "secret"
+    secret.write_bytes(b"secret")
+    store.root.mkdir()
+    return Outside(folder, secret)
+
+
+async def test_a_symbolic_link_to_a_folder_is_not_followed(store: LocalFileStore, outside: Outside) -> None:
+    (store.root / "link").symlink_to(outside.folder)
+    with pytest.raises(FileAccessDenied, match="symbolic link"):
+        await store.read("link/secret")
+    with pytest.raises(FileAccessDenied, match="symbolic link"):
+        await store.write("link/new", b"")
+    with pytest.raises(FileAccessDenied, match="symbolic link"):
+        await store.write("link/new/file", b"")
+    with pytest.raises(FileAccessDenied, match="symbolic link"):
+        await store.delete("link/secret")
+    with pytest.raises(FileAccessDenied, match="symbolic link"):
+        await store.list("link")
+    assert await store.list() == []
+    assert [file async for file in store.walk()] == []
+    assert names(outside.folder) == ["secret"]
+
+
+async def test_a_symbolic_link_to_a_file_is_not_followed(store: LocalFileStore, outside: Outside) -> None:
+    (store.root / "link").symlink_to(outside.secret)
+    with pytest.raises(FileAccessDenied, match="symbolic link"):
+        await store.read("link")
+    assert not await store.exists("link")
+    await store.write("link", b"a file of our own")
+    assert outside.secret.read_bytes() == b"secret"
+    assert await store.read("link") == b"a file of our own"
+
+
+async def test_deleting_a_folder_removes_its_links_and_not_what_they_point_to(
+    store: LocalFileStore, outside: Outside
+) -> None:
+    await store.write("folder/file", b"")
+    (store.root / "folder" / "to-folder").symlink_to(outside.folder)
+    (store.root / "folder" / "to-file").symlink_to(outside.secret)
+    assert await store.delete("folder") == 1
+    assert names(store.root) == []
+    assert outside.secret.read_bytes() == b"secret"
+
+
+async def test_the_root_itself_may_be_a_symbolic_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "files").symlink_to(tmp_path / "disk")
+    async with LocalFileStore(tmp_path / "files") as store:
+        await store.write("a/b", b"content")
+    assert (tmp_path / "disk" / "a" / "b").read_bytes() == b"content"
+
+
+async def test_dots_do_not_lead_out(store: LocalFileStore, outside: Outside) -> None:
+    with pytest.raises(PathRejected):
+        await store.read("../outside/secret")
+    with pytest.raises(FileNotFound):
+        await store.read("%2e%2e/outside/secret")
+
+
+# ---- what others leave in the folder
+
+
+async def test_names_that_the_store_cannot_have_given_do_not_break_a_listing(store: LocalFileStore) -> None:
+    await store.write("good", b"")
+    root = os.fsencode(store.root)
+    for name in (b"new\nline", b"back\\slash", b"not-utf8-\xff", "e\u0301".encode()):
+        Path(os.fsdecode(root + b"/" + name)).write_bytes(b"")
+    os.mkfifo(store.root / "fifo")
+    assert await store.list() == ["good"]
+    assert [file.path async for file in store.walk()] == ["good"]
+    with pytest.raises(FileNotFound):
+        await store.read("fifo")
+
+
+async def test_a_leftover_of_a_crash_is_not_shown_and_goes_with_its_folder(store: LocalFileStore) -> None:
+    await store.write("folder/file", b"content")
+    leftover = store.root / "folder" / (".storage-tmp-" + "0" * 32)
+    leftover.write_bytes(b"half")
+    assert await store.list("folder") == ["folder/file"]
+    assert [file.path async for file in store.walk()] == ["folder/file"]
+    assert await store.delete("folder") == 1
+    assert names(store.root) == []
+
+
+async def test_deleting_a_folder_spares_what_is_being_written_into_it(store: LocalFileStore) -> None:
+    await store.write("folder/old", b"")
+
+    async def deleting_midway() -> AsyncIterator[bytes]:
+        yield b"first "
+        assert await store.delete("folder") == 1
+        yield b"second"
+
+    await store.write("folder/new", deleting_midway())
+    assert await store.read("folder/new") == b"first second"
+    assert names(store.root) == ["folder", "folder/new"]
+
+
+# ---- errors and crashes
+
+
+async def test_a_full_disk_is_a_typed_error_and_leaves_the_old_content(tmp_path: Path) -> None:
+    limited = await run_python(
+        """
+        import asyncio, resource, sys
+        from storage.errors import FileStoreFull
+        from storage.files.local import LocalFileStore
+
+        async def main():
+            async with LocalFileStore(sys.argv[1]) as store:
+                await store.write("folder/file", b"old")
+                resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+                for path in ("folder/file", "folder/new"):
+                    try:
+                        await store.write(path, bytes(200_000))
+                    except FileStoreFull as error:
+                        print(type(error.__cause__).__name__, path in str(error))
+                await store.write("folder/small", b"fits")
+                print(await store.read("folder/file"), await store.list("folder"))
+
+        asyncio.run(main())
+        """,
+        tmp_path / "files",
+    )
+    output, errors = await limited.communicate()
+    assert errors.decode() == ""
+    assert output.decode().splitlines() == [
+        "OSError True",
+        "OSError True",
+        "b'old' ['folder/file', 'folder/small']",
+    ]
+    assert names(tmp_path / "files") == ["folder", "folder/file", "folder/small"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the super-user is refused nothing")
+async def test_a_refused_access_is_a_typed_error_and_not_a_missing_file(store: LocalFileStore) -> None:
+    await store.write("folder/file", b"old")
+    folder = store.root / "folder"
+    folder.chmod(0o500)
+    with pytest.raises(FileAccessDenied, match="folder/file"):
+        await store.write("folder/file", b"new")
+    folder.chmod(0o000)
+    with pytest.raises(FileAccessDenied, match="folder/file"):
+        await store.read("folder/file")
+    with pytest.raises(FileAccessDenied):
+        await store.exists("folder/file")
+    folder.chmod(0o700)
+    assert await store.read("folder/file") == b"old"
+
+
+async def test_a_refused_access_is_a_typed_error_also_when_the_tests_run_as_root(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("the test before this one covers it")
+    store = LocalFileStore(tmp_path / "files")
+    await store.write("file", b"old")
+    unprivileged = await run_python(
+        """
+        import asyncio, os, sys
+        from storage.errors import FileAccessDenied
+        from storage.files.local import LocalFileStore
+
+        async def main():
+            root = os.open(sys.argv[1], os.O_RDONLY)
+            os.setuid(65534)
+            async with LocalFileStore(f"/proc/self/fd/{root}") as store:
+                for reading in (store.read("file"), store.write("file", b"new"), store.exists("file")):
+                    try:
+                        print(await reading)
+                    except FileAccessDenied as error:
+                        print(type(error.__cause__).__name__)
+
+        asyncio.run(main())
+        """,
+        store.root,
+    )
+    output, errors = await unprivileged.communicate()
+    assert errors.decode() == ""
+    assert output.decode().split() == ["PermissionError"] * 3
+    assert await store.read("file") == b"old"
+    await store.close()
+
+
+async def test_killing_a_writer_leaves_the_old_or_the_new_content(tmp_path: Path) -> None:
+    root = tmp_path / "files"
+    for _ in range(3):
+        writer = await run_python(
+            """
+            import asyncio, sys
+            from storage.files.local import LocalFileStore
+
+            async def main():
+                store = LocalFileStore(sys.argv[1])
+                async def keep_writing(path):
+                    while True:
+                        for number in range(256):
+                            await store.write(path, bytes([number]) * 300_000)
+                            print(path, number, flush=True)
+                await asyncio.gather(*(keep_writing(f"folder/{name}") for name in "abcd"))
+
+            asyncio.run(main())
+            """,
+            root,
+        )
+        assert writer.stdout is not None
+        acknowledged: dict[str, int] = {}
+        for _ in range(25):
+            path, number = (await writer.stdout.readline()).decode().split()
+            acknowledged[path] = int(number)
+        writer.kill()
+        rest, _ = await writer.communicate()
+        for line in rest.decode().splitlines(keepends=True):
+            if line.endswith("\n"):
+                path, number = line.split()
+                acknowledged[path] = int(number)
+        async with LocalFileStore(root) as store:
+            assert await store.list("folder") == [f"folder/{name}" for name in "abcd"]
+            for path, last in acknowledged.items():
+                content = await store.read(path)
+                assert len(content) == 300_000
+                assert len(set(content)) == 1
+                # The write after the last acknowledged one may have ended, too.
+                assert content[0] in (last, (last + 1) % 256)
+    async with LocalFileStore(root) as store:
+        await store.delete("folder")
+    assert names(root) == []
+
+
+async def test_two_writers_and_four_readers_never_see_a_mix(store: LocalFileStore) -> None:
+    contents = [bytes([number]) * 100_000 for number in range(2)]
+    await store.write("file", contents[0])
+    done = asyncio.Event()
+
+    async def keep_writing(content: bytes) -> None:
+        for _ in range(25):
+            await store.write("file", content)
+
+    async def keep_reading() -> int:
+        seen = 0
+        while not done.is_set():
+            assert await store.read("file") in contents
+            seen += 1
+        return seen
+
+    readers = [asyncio.create_task(keep_reading()) for _ in range(4)]
+    await asyncio.gather(*(keep_writing(content) for content in contents))
+    done.set()
+    assert all(await asyncio.gather(*readers))
+
+
+async def test_a_cancelled_write_leaves_no_temporary_file(store: LocalFileStore) -> None:
+    await store.write("file", b"old")
+    waiting = asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"first"
+        waiting.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(store.write("file", endless()))
+    await waiting.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert names(store.root) == ["file"]
+    assert await store.read("file") == b"old"
+
+
+async def test_no_descriptor_is_left_open(store: LocalFileStore) -> None:
+    async def use_everything() -> None:
+        await store.write("a/b/file", b"content")
+        await store.write("a/b/streamed", pieces(b"content"))
+        await store.read("a/b/file")
+        await anext(stream := store.stream("a/b/file", chunk_size=1))
+        await stream.aclose()
+        await store.copy("a/b/file", "a/copy")
+        await store.move("a/copy", "a/moved")
+        await store.list("a")
+        assert [file.path async for file in store.walk()] == ["a/b/file", "a/b/streamed", "a/moved"]
+        for failing in (store.read("a"), store.read("missing"), store.write("a/b", b""), store.move("a/b", "c")):
+            with pytest.raises(Exception, match=r"a|missing"):
+                await failing
+        await store.delete("a")
+
+    await use_everything()
+    before = len(list(Path("/dev/fd").iterdir()))
+    for _ in range(3):
+        await use_everything()
+    assert len(list(Path("/dev/fd").iterdir())) == before
+
+
+async def test_a_file_of_a_hundred_megabytes_streams_in_bounded_memory(tmp_path: Path) -> None:
+    measured = await run_python(
+        """
+        import asyncio, resource, sys
+        from storage.files.local import LocalFileStore
+
+        async def hundred_megabytes():
+            for number in range(400):
+                yield bytes([number % 256]) * 262_144
+
+        async def main():
+            async with LocalFileStore(sys.argv[1]) as store:
+                await store.write("warm", b"")
+                before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                await store.write("large", hundred_megabytes())
+                size = 0
+                async for chunk in store.stream("large"):
+                    size += len(chunk)
+                grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+                print(size, grown * (1 if sys.platform == "darwin" else 1024) < 32 * 1024 * 1024)
+
+        asyncio.run(main())
+        """,
+        tmp_path,
+    )
+    output, errors = await measured.communicate()
+    assert errors.decode() == ""
+    assert output.decode().split() == ["104857600", "True"]
+
+
+# ---- configuration and life
+
+
+async def test_a_closed_store_says_so(tmp_path: Path) -> None:
+    store = LocalFileStore(tmp_path)
+    await store.write("file", b"")
+    await store.close()
+    with pytest.raises(StorageClosed, match="closed"):
+        await store.read("file")
+
+
+async def test_a_configured_store_uses_the_configured_folder(tmp_path: Path) -> None:
+    @dataclass
+    class Configuration:
+        file_store_path: Path | str | None
+
+    async with await LocalFileStore.get_instance(Configuration(tmp_path / "here")) as store:
+        await store.write("file", b"content")
+    assert (tmp_path / "here" / "file").read_bytes() == b"content"
+    with pytest.raises(ConfigurationError, match="file_store_path"):
+        await LocalFileStore.get_instance(Configuration(None))
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert LocalFileStore("~/files").root == tmp_path / "files"
