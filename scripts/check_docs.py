@@ -1,7 +1,8 @@
 """Keeps the documentation true: it fails when a page and the code disagree.
 
 The reference in docs/cli.md is generated from the commands themselves. Every command line that a page shows
-is parsed by the real command line parser, and every link to a file must lead somewhere.
+is parsed by the real command line parser, and so is every one of scripts/demo; every link to a file must lead
+somewhere.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[1]
 REFERENCE = REPOSITORY / "docs" / "cli.md"
+DEMO = REPOSITORY / "scripts" / "demo"
 RENEW = "run scripts/check-docs --write"
 
-HEADER = (
-    "<!-- Made by scripts/check-docs --write from the commands' own help. Edit storage/cli/ instead. -->\n\n"
-)
+HEADER = "<!-- Made by scripts/check-docs --write from the commands' own help. Edit storage/cli/ instead. -->\n\n"
 
 SHELL_BLOCK = re.compile(r"^```(?:console|shell|bash|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+DEMO_COMMAND = re.compile(r"^show (.+)$", re.MULTILINE)
 FILE_LINK = re.compile(r"\]\((?![a-z]+:|#)([^)#\s]+)")
 # What ends the part of a shell line that is one command's own arguments.
 SHELL_OPERATORS = {"|", "||", "&&", ";", ">", ">>", "<", "&"}
@@ -39,6 +40,8 @@ SHELL_OPERATORS = {"|", "||", "&&", ";", ">", ">>", "<", "&"}
 def reference() -> str:
     """The text that docs/cli.md must have."""
     text = app.generate_docs(output_format="markdown", usage_name="storage")
+    # What `storage --help` ends with holds for every command; the generator leaves it out.
+    text = f"{text.strip()}\n\n## For every command\n\n{app.help_epilogue or ''}"
     return HEADER + "\n".join(line.rstrip() for line in text.strip().splitlines()) + "\n"
 
 
@@ -71,7 +74,7 @@ def shown_commands(text: str) -> Iterator[list[str]]:
 
 
 def wrong_with_command(words: list[str]) -> str | None:
-    """Why a command line that a page shows would not work; None when it would, or is not ours."""
+    """Why a command line that a page or the demo shows would not work; None when it would, or is not ours."""
     program, *arguments = words
     if program == "storage":
         if arguments[:1] == ["--help"] or arguments[-1:] == ["--help"]:
@@ -80,9 +83,7 @@ def wrong_with_command(words: list[str]) -> str | None:
             app.parse_args(arguments, exit_on_error=False, print_error=False)
         except CycloptsError as error:
             return f"`{shlex.join(words)}` is refused: {error}"
-    elif program.startswith(("./scripts/", "scripts/", ".ci/")) and not os.access(
-        REPOSITORY / program, os.X_OK
-    ):
+    elif program.startswith(("./scripts/", "scripts/", ".ci/")) and not os.access(REPOSITORY / program, os.X_OK):
         return f"`{program}` is not an executable file of this project"
     return None
 
@@ -127,6 +128,10 @@ def main() -> int:
             continue
         for complaint in wrong_with_page(page):
             print(f"{name}: {complaint}")
+            wrong = 1
+    for line in DEMO_COMMAND.findall(DEMO.read_text(encoding="utf-8")):
+        if complaint := wrong_with_command(shlex.split(line)):
+            print(f"scripts/demo: {complaint}")
             wrong = 1
     if not wrong:
         print(f"{len(pages())} pages agree with the code")

@@ -48,15 +48,11 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-app.command(setup.init)
-app.command(setup.migrate)
-app.command(status.status)
-app.command(imports.app)
-app.command(conversations.app)
-app.command(files.app)
-app.command(settings.app)
-app.command(secrets.app)
-app.command(report.app)
+for command in (setup.init, setup.migrate, status.status):
+    app.command(command, help_epilogue="")
+for noun in (imports.app, conversations.app, files.app, settings.app, secrets.app, report.app):
+    noun.help_epilogue = ""  # what the program says at the end of its help is not said again for each command
+    app.command(noun)
 app.register_install_completion_command(help="Make the shell complete commands and options (bash, zsh, fish).")
 
 
@@ -85,7 +81,7 @@ def _run(words: list[str]) -> int:
         return _EXIT_BY_SIGNAL + signal.SIGPIPE
     except KeyboardInterrupt:
         return _EXIT_BY_SIGNAL + signal.SIGINT
-    except Exception as error:  # noqa: BLE001 - the last place that can answer with a sentence
+    except Exception as error:
         if "--debug" in words:
             raise
         return _explain(error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from storage.storage import Storage
 
 _GROUP: Final = Group("Which storage", sort_key=100)
+
+
+def flag(text: str, *, name: str | Sequence[str] | None = None) -> Parameter:
+    """An option that is either given or not: without a `--no-` twin, and without a default worth printing."""
+    return Parameter(name=name, negative="", show_default=False, help=text)
 
 
 @Parameter(name="*", group=_GROUP)
@@ -34,10 +39,8 @@ class Connection:
         Path | None,
         Parameter(help="Folder of the SQLite database and the files (environment: STORAGE_DATA_DIR)."),
     ] = None
-    config: Annotated[
-        Path | None, Parameter(help="Configuration file in TOML (environment: STORAGE_CONFIG).")
-    ] = None
-    debug: Annotated[bool, Parameter(negative="", help="Show the traceback of an error.")] = False
+    config: Annotated[Path | None, Parameter(help="Configuration file in TOML (environment: STORAGE_CONFIG).")] = None
+    debug: Annotated[bool, flag("Show the traceback of an error.")] = False
 
     def settings(self) -> StorageConfig:
         """The configuration that these options, the environment and the file make.
@@ -60,8 +63,10 @@ DEFAULT: Final = Connection()
 User: TypeAlias = Annotated[
     str | None, Parameter(name="--user", help="Whose data; the one local user of a desktop install if not given.")
 ]
-EveryUser: TypeAlias = Annotated[str | None, Parameter(name="--user", help="Only this user's data; all users' if not given.")]
-AsJSON: TypeAlias = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for programs.")]
+EveryUser: TypeAlias = Annotated[
+    str | None, Parameter(name="--user", help="Only this user's data; all users' if not given.")
+]
+AsJSON: TypeAlias = Annotated[bool, flag("Print JSON, for programs.", name="--json")]
 
 
 @asynccontextmanager
@@ -106,5 +111,6 @@ def _require_database(config: StorageConfig) -> None:
     file = parse_url(config.database_url or config.sqlite_default()).file
     if file is not None and not file.exists():
         raise DatabaseUnavailable(
-            f"there is no database at {file}; make one with `storage init`, or name another with --database or --data-dir"
+            f"there is no database at {file}; make one with `storage init`,"
+            " or name another with --database or --data-dir"
         )

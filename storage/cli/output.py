@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from rich.console import Console
 
-NOTHING: Final = "–"
+NOTHING: Final = "-"
 """How an absent value looks in a table."""
+
+WIDE: Final = 120
+"""Characters from which on a terminal gets the columns that are only nice to have."""
 
 _JOINER: Final = "\u200d"
 """Not printable for Python, yet part of many emoji."""
@@ -23,11 +26,12 @@ _JOINER: Final = "\u200d"
 
 @dataclass(frozen=True)
 class Column:
-    """A table's column; `number` is aligned to the right, `wrap` may be folded on a narrow terminal."""
+    """A table's column; `number` aligns it to the right, `wrap` lets it fold on a terminal, `wide` needs a wide one."""
 
     title: str
     number: bool = False
     wrap: bool = False
+    wide: bool = False
 
 
 def line(text: str = "") -> None:
@@ -125,8 +129,10 @@ def _framed(columns: Sequence[Column], rows: list[list[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    terminal = console()
+    kept = [index for index, column in enumerate(columns) if not column.wide or terminal.width >= WIDE]
     framed = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in columns:
+    for column in (columns[index] for index in kept):
         framed.add_column(
             column.title,
             justify="right" if column.number else "left",
@@ -136,8 +142,8 @@ def _framed(columns: Sequence[Column], rows: list[list[str]]) -> None:
             ratio=1 if column.wrap else None,
         )
     for row in rows:
-        framed.add_row(*(Text(cell) for cell in row))
-    console().print(framed)
+        framed.add_row(*(Text(row[index]) for index in kept))
+    terminal.print(framed)
 
 
 def _aligned(columns: Sequence[Column], rows: list[list[str]]) -> None:

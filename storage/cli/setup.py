@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from storage.cli.connection import DEFAULT, AsJSON, Connection, database_only, opened
+from storage.cli.connection import DEFAULT, AsJSON, Connection, database_only, flag, opened
 from storage.cli.output import line, pairs, show_json
 
 
@@ -41,12 +41,10 @@ async def init(*, connection: Connection = DEFAULT, json: AsJSON = False) -> Non
 
 async def migrate(
     *,
-    check: Annotated[
-        bool, Parameter(negative="", help="Change nothing; exit with 1 unless the schema is current.")
-    ] = False,
+    check: Annotated[bool, flag("Change nothing; exit with 1 unless the schema is current.")] = False,
     sql: Annotated[
         bool,
-        Parameter(negative="", help="Change nothing; print the statements that make the schema from nothing."),
+        flag("Change nothing; print the statements that make the schema from nothing."),
     ] = False,
     dialect: Annotated[
         Literal["sqlite", "postgresql"] | None, Parameter(help="With --sql: for which database; the configured one's.")

@@ -18,7 +18,7 @@ from storage.database.types import checked_text, from_microseconds, to_microseco
 from storage.errors import InvalidInput
 
 _FORMAT: Final = 1
-_MOST_CHARACTERS: Final = 64 * 1024
+_MOST_CHARACTERS: Final = 1024 * 1024
 """Longer than any cursor of a title that a person would write; text from outside is not decoded without a bound."""
 
 
@@ -82,7 +82,7 @@ def decode_cursor(page_id: str, sort: ConversationSort) -> tuple[Any, str]:
         decoded = json.loads(packed)
     except (binascii.Error, ValueError, RecursionError):
         _refuse("it is not a cursor")
-    if not isinstance(decoded, list) or not decoded or decoded[0] is not _FORMAT:
+    if not isinstance(decoded, list) or not decoded or decoded[0] != _FORMAT:
         _refuse("it is not a cursor of this release")
     try:
         _, order, value, conversation_id = decoded

@@ -37,6 +37,8 @@ class _Pair(ColumnElement[bool]):
 
     inherit_cache = True
     type = Boolean()
+    # Without it SQLite is given `… = 1`, which no index serves.
+    _is_implicitly_boolean = True
 
     def __init__(self, column: ColumnElement[Any], parameter: BindParameter[Any]) -> None:
         self.column = column

@@ -8,11 +8,11 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakKeyDictionary
 
 import asyncpg
 
 from storage.database.change import Change
+from storage.database.per_loop import PerLoop
 from storage.database.postgresql_drive import commit, drive, select, translate
 from storage.database.postgresql_transaction import PostgreSQLTransaction
 from storage.database.statement import Row, Statement
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     _Connection = asyncpg.Connection[asyncpg.Record]
 else:  # generic only to type checkers
     _Connection = asyncpg.Connection
+
+
+CLOSE_SECONDS: Final = 5.0
+"""How long a pool may take to say good-bye to the server before its sockets are simply closed."""
 
 
 class LaneConnection(_Connection):
@@ -64,8 +68,7 @@ class PostgreSQLLane:
         self._command_timeout = command_timeout
         self._prepared_statements = prepared_statements
         self._announce = announce
-        # A pool's connections belong to the loop that made them; loops come and go one after the other.
-        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Any]] = WeakKeyDictionary()
+        self._pools: PerLoop[Any] = PerLoop(self._make_pool, _close_pool)
         self._open_transactions: set[PostgreSQLTransaction] = set()
         self._pid = os.getpid()
         self._closing = False
@@ -100,6 +103,8 @@ class PostgreSQLLane:
                     await transaction.rollback()
                     raise
                 await commit(transaction, lambda: self._announce(changes) if changes else None)
+            except StorageError:
+                raise  # some of ours are OSErrors too: not found
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
                 raise translate(error, "transaction") from error
             return result
@@ -124,17 +129,10 @@ class PostgreSQLLane:
         self._closing = True
         for transaction in list(self._open_transactions):
             await transaction.abandon()
-        loop = asyncio.get_running_loop()
         if self._under_way:
-            self._drained = loop.create_future()
+            self._drained = asyncio.get_running_loop().create_future()
             await self._drained
-        for owner, making in list(self._pools.items()):
-            if owner is loop:
-                pool = await making
-                await pool.close()
-            elif not owner.is_closed() and making.done():
-                owner.call_soon_threadsafe(making.result().terminate)
-        self._pools.clear()
+        await self._pools.close()
 
     def check_usable(self) -> None:
         """Raises StorageClosed or ForkDetected."""
@@ -166,13 +164,8 @@ class PostgreSQLLane:
                 self._drained.get_loop().call_soon_threadsafe(_wake, self._drained)
 
     async def _pool(self) -> Any:
-        loop = asyncio.get_running_loop()
-        making = self._pools.get(loop)
-        if making is None or (making.done() and (making.cancelled() or making.exception() is not None)):
-            making = self._pools[loop] = loop.create_task(self._make_pool())
         try:
-            # Shielded: the first caller may be cancelled, the others still want the pool.
-            return await asyncio.shield(making)
+            return await self._pools.get()
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError) as error:
             raise translate(error, "connect") from error
 
@@ -190,6 +183,14 @@ class PostgreSQLLane:
             init=_set_codecs,
             server_settings={"application_name": "agent-storage", "timezone": "UTC"},
         )
+
+
+async def _close_pool(pool: Any) -> None:
+    try:
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await pool.close()
+    except TimeoutError:
+        pool.terminate()
 
 
 async def _set_codecs(connection: Any) -> None:

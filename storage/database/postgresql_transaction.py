@@ -119,6 +119,8 @@ class PostgreSQLTransaction:
             except TimeoutError as error:
                 await self._end(self._timeout(), rollback=True)
                 raise self._timeout() from error
+            except StorageError:
+                raise  # some of ours are OSErrors too: not found
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
                 raise translate(error, "transaction") from error
 

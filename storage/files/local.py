@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from storage.errors import ConfigurationError, StorageClosed
+from storage.files.draft import Draft
 from storage.files.store import FileStat, FileStore, FileStoreConfig, checked_chunk
-from storage.files.tree import Draft, Tree
+from storage.files.tree import Tree
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -12,99 +12,28 @@ import fcntl
 import os
 import stat
 import sys
-import threading
 import unicodedata
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
-from uuid import uuid4
 
-from storage.errors import Conflict, FileAccessDenied, FileStoreFull, FileStoreUnavailable, StorageError
+from storage.errors import Conflict, FileAccessDenied, FileStoreUnavailable
+from storage.files.draft import Draft, described, flush, folder_in_the_way, typed
 from storage.files.paths import MAX_PATH_BYTES, TEMPORARY_NAME, is_stored_name
-from storage.files.store import FileStat, guess_media_type, missing
+from storage.files.store import FileStat, missing
 
-FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
-"""Private to the user: conversations hold what their agents saw."""
+"""Private to the user, as the files in it are."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO that somebody put there must not wait for its other end.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_DRAFT = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_NO_ACCESS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _ATTEMPTS: Final = 100
 """How often a write begins again because a concurrent delete removed the folder that it had just opened. Each round
 needs another delete to win the race, so the number only has to end a loop that something unforeseen keeps going."""
-
-
-class Draft:
-    """Content on its way to a path: a temporary file in the same folder, locked while its writer lives.
-
-    The lock (flock, given back by the kernel when the process dies) is how a leftover of a crash is told from a
-    write that is under way.
-    """
-
-    def __init__(self, folder: int, name: str, path: str) -> None:
-        """Takes over the descriptor `folder`."""
-        self._folder = folder
-        self._name = name
-        self._path = path
-        self._temporary = f".storage-tmp-{uuid4().hex}"
-        # append() may still run in a thread when a cancelled caller discards.
-        self._guard = threading.Lock()
-        self._open = True
-        self._file = os.open(self._temporary, _DRAFT, FILE_MODE, dir_fd=folder)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX)
-            if os.fstat(self._file).st_nlink == 0:
-                raise FileNotFoundError(errno.ENOENT, "swept before it was locked", self._temporary)
-        except BaseException:
-            os.close(self._file)
-            raise
-
-    def append(self, data: bytes) -> None:
-        """Write `data` behind what was written so far."""
-        with self._guard, typed(self._path):
-            if not self._open:
-                return
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(self._file, rest) :]
-
-    def commit(self) -> FileStat:
-        """Make the content durable, then visible, then make that durable: fsync, rename, fsync of the folder."""
-        with self._guard, typed(self._path):
-            _flush(self._file)
-            try:
-                os.rename(self._temporary, self._name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
-            except (IsADirectoryError, NotADirectoryError) as error:
-                raise _folder_in_the_way(self._path) from error
-            _flush(self._folder)
-            found = os.fstat(self._file)
-            self._close()
-        return described(self._path, found)
-
-    def discard(self) -> None:
-        """Forget the content; what was at the path stays. Does nothing after a commit."""
-        with self._guard:
-            if self._open:
-                try:
-                    with typed(self._path), suppress(FileNotFoundError):
-                        os.unlink(self._temporary, dir_fd=self._folder)
-                finally:
-                    self._close()
-
-    def _close(self) -> None:
-        self._open = False
-        os.close(self._file)
-        os.close(self._folder)
 
 
 class Tree:
@@ -220,7 +149,7 @@ class Tree:
                 removed = _remove_folder(chain[-1], name)
             else:
                 removed = _unlink(name, chain[-1], found.st_mode)
-            _flush(chain[-1])
+            flush(chain[-1])
             _prune(chain, folders)
             return removed
 
@@ -240,16 +169,16 @@ class Tree:
                 try:
                     with self._folder(target_folders, create=True) as folder:
                         os.rename(name, target_name, src_dir_fd=chain[-1], dst_dir_fd=folder)
-                        _flush(folder)
+                        flush(folder)
                     break
                 except IsADirectoryError as error:
-                    raise _folder_in_the_way(target) from error
+                    raise folder_in_the_way(target) from error
                 except NotADirectoryError as error:
                     raise _file_in_the_way(target) from error
                 except FileNotFoundError as error:
                     if attempt == _ATTEMPTS or self.stat(source) is None:
                         raise missing(source) from error
-            _flush(chain[-1])
+            flush(chain[-1])
             _prune(chain, folders)
         moved = self.stat(target)
         if moved is None:  # already replaced or deleted by somebody else
@@ -295,38 +224,10 @@ class Tree:
         self.root.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
         parent = os.open(self.root.parent, _FOLDER)
         try:
-            _flush(parent)
+            flush(parent)
         finally:
             os.close(parent)
         return os.open(self.root, _FOLDER)
-
-
-def described(path: str, found: os.stat_result) -> FileStat:
-    """A FileStat from what the file system reports."""
-    updated_at = _EPOCH + timedelta(microseconds=found.st_mtime_ns // 1000)
-    return FileStat(path=path, size=found.st_size, updated_at=updated_at, media_type=guess_media_type(path))
-
-
-@contextmanager
-def typed(path: str) -> Iterator[None]:
-    """Turn what the operating system reports into this library's errors."""
-    try:
-        yield
-    except StorageError:
-        raise
-    except OSError as error:
-        if error.errno in _NO_ROOM:
-            raise FileStoreFull(
-                f"no room for {path!r}: {error.strerror}; what was there before is unchanged. Free space and retry"
-            ) from error
-        if error.errno in _NO_ACCESS:
-            raise FileAccessDenied(
-                f"the file system refused access to {path!r}: {error.strerror}. "
-                "The folder must belong to the user that runs this process"
-            ) from error
-        raise FileStoreUnavailable(
-            f"the file system failed at {path!r}: {error}. Check the disk, then retry"
-        ) from error
 
 
 def _split(folder: str) -> list[str]:
@@ -344,7 +245,7 @@ def _open_below(name: str, parent: int, *, create: bool) -> int:
         raise
     with suppress(FileExistsError):
         os.mkdir(name, FOLDER_MODE, dir_fd=parent)
-        _flush(parent)
+        flush(parent)
     return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=parent)
 
 
@@ -448,19 +349,6 @@ def _remove_empty(name: str, parent: int) -> bool:
             return False
         raise
     return True
-
-
-def _flush(descriptor: int) -> None:
-    """Make what was written reach the disk itself."""
-    if sys.platform == "darwin":
-        # fsync there only hands the data to the drive, which may still lose it (fsync(2), F_FULLFSYNC).
-        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-    else:
-        os.fsync(descriptor)
-
-
-def _folder_in_the_way(path: str) -> Conflict:
-    return Conflict(f"{path!r} is a folder in this file system, so it cannot be a file; choose another name")
 
 
 def _file_in_the_way(path: str) -> Conflict:

@@ -58,14 +58,19 @@ _NESTED_SECRETS: Final = ("secrets_store", "secret_store")
 class SecretValues:
     """Secrets in clear, kept out of every `repr`.
 
-    A provider's value has the keys token, host and user_id, a custom secret's secret and description.
+    A provider's value has the keys token, host and user_id, a custom secret's secret and description; `others` are
+    fields that this release does not know.
     """
 
     provider_tokens: dict[str, dict[str, str | None]] = field(default_factory=dict, repr=False)
     custom_secrets: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
+    others: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __bool__(self) -> bool:
-        return bool(self.provider_tokens or self.custom_secrets)
+        return len(self) > 0
+
+    def __len__(self) -> int:
+        return len(self.provider_tokens) + len(self.custom_secrets) + len(self.others)
 
 
 @dataclass(slots=True)
@@ -110,10 +115,13 @@ def read_secrets(data: bytes, path: str, account: Account) -> None:
     if account.secrets is None:
         account.secrets = SecretValues()
     _take_secrets(raw, path, account)
-    for name in raw.keys() - {"provider_tokens", "custom_secrets"}:
-        account.flaws.append(
-            Flaw("unknown-field", path, f"{name} is neither a provider token nor a custom secret; skipped")
-        )
+    for name, value in raw.items():
+        if name in ("provider_tokens", "custom_secrets") or value is None:
+            continue
+        if _masked_at(value, name, path, account.flaws):
+            continue
+        account.secrets.others[name] = _without_masks(value, name, path, account.flaws)
+        account.flaws.append(Flaw("unknown-field", path, f"{name} is not known; it was kept as a secret"))
 
 
 def is_masked(value: Any) -> bool:

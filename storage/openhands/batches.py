@@ -30,11 +30,7 @@ class Batch:
 
     @property
     def full(self) -> bool:
-        return (
-            len(self.records) >= MAX_CONVERSATIONS
-            or len(self.files) >= MAX_FILES
-            or self.bytes >= MAX_BYTES
-        )
+        return len(self.records) >= MAX_CONVERSATIONS or len(self.files) >= MAX_FILES or self.bytes >= MAX_BYTES
 
     def load(self, file: SourceFile) -> None:
         """Read one file into the batch; what cannot be read becomes a flaw."""

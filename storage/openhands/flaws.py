@@ -24,7 +24,7 @@ FLAW_CODES: Final[dict[str, str]] = {
     "bad-character": "characters that no database stores were replaced",
     "unknown-trigger": "a trigger that is not known was kept as it is",
     "unknown-provider": "a provider that is not known was kept as it is",
-    "unknown-field": "a field that is not known was kept among the extra fields",
+    "unknown-field": "a field that is not known was kept",
     "legacy-field": "a field of an older release was kept among the extra fields",
     "id-differs": "the folder's name was used as the conversation's id",
     "user-differs": "the folder's user was used as the conversation's user",

@@ -37,6 +37,9 @@ KNOWN_PROVIDERS: Final = frozenset(
     ("github", "gitlab", "bitbucket", "bitbucket_data_center", "forgejo", "azure_devops", "enterprise_sso")
 )
 _LEGACY_FIELDS: Final = frozenset({"github_user_id"})
+_RESERVED_FIELDS: Final = frozenset({"version"})
+# What an earlier import put among the extra fields, and an export wrote back.
+_OWN_FIELDS: Final = frozenset({"recovered", "created_at_from", "metadata_conversation_id", "metadata_user_id"})
 
 _MAX_INTEGER: Final = 2**63 - 1
 _MAX_DEPTH: Final = 100  # PostgreSQL and Python both give up on JSON that is nested some thousand deep
@@ -131,14 +134,10 @@ class _Reading:
                 self._identity(name, value, self._fields.values["conversation_id"], "id-differs")
             elif name == "user_id":
                 self._identity(name, value, self._user_id, "user-differs")
-            elif name == "extra" and isinstance(value, dict):
-                self._fields.extra.update(value)  # written by an export of ours
             elif name in _READERS:
                 self._known(name, value)
             else:
-                self._fields.extra[name] = value
-                code = "legacy-field" if name in _LEGACY_FIELDS else "unknown-field"
-                self._flaw(code, f"{name} has no column; it was kept among the extra fields")
+                self._unknown(name, value)
 
     def _identity(self, name: str, value: Any, ours: str | None, code: str) -> None:
         if value is None or value == ours:
@@ -150,6 +149,14 @@ class _Reading:
             else f"{name} is {_short(repr(value))}"
         )
         self._flaw(code, f"{told}; the folder was followed, the other kept among the extra fields")
+
+    def _unknown(self, name: str, value: Any) -> None:
+        # A name of the model's own that does not come from files would be taken for the model's.
+        kept = f"metadata_{name}" if name in _RESERVED_FIELDS else name
+        self._fields.extra[kept] = value
+        if kept not in _OWN_FIELDS:
+            code = "legacy-field" if name in _LEGACY_FIELDS else "unknown-field"
+            self._flaw(code, f"{name} has no column; it was kept among the extra fields")
 
     def _known(self, name: str, value: Any) -> None:
         if value is None:

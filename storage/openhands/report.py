@@ -1,4 +1,4 @@
-"""What an import did, counted by kind and by user, with every flaw by name: the proof that nothing was lost silently."""
+"""What an import did, by kind and by user, with every flaw by name: the proof that nothing was lost silently."""
 
 from __future__ import annotations
 
@@ -97,13 +97,10 @@ class ImportReport:
             "recovered": self.recovered,
             "total": {kind: _counts(self.total(kind)) for kind in KINDS},
             "users": {
-                user: {kind: _counts(getattr(report, kind)) for kind in KINDS}
-                for user, report in self.users.items()
+                user: {kind: _counts(getattr(report, kind)) for kind in KINDS} for user, report in self.users.items()
             },
             "flaw_counts": count_by_code(self.flaws),
-            "flaws": [
-                {"code": flaw.code, "path": flaw.path, "message": flaw.message} for flaw in self.flaws
-            ],
+            "flaws": [{"code": flaw.code, "path": flaw.path, "message": flaw.message} for flaw in self.flaws],
         }
 
     def lines(self) -> Iterator[str]:

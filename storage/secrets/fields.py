@@ -1,5 +1,5 @@
-"""Models that hold secrets: masked in every dump, refused by pickle, and split into what may be stored as it is and what
-must be sealed.
+"""Models that hold secrets: masked in every dump, refused by pickle, and taken apart into what may be stored as it is and
+what must be sealed.
 
 Settings and UserSecrets are such models, and so are the subclasses that applications make of them: a field that they
 declare as SecretStr gets the same care as ours.
@@ -7,9 +7,8 @@ declare as SecretStr gets the same care as ours.
 
 from __future__ import annotations
 
-import dataclasses
+import difflib
 import json
-import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -24,14 +23,14 @@ from pydantic import (
     SecretStr,
     SerializationInfo,
     SerializerFunctionWrapHandler,
-    TypeAdapter,
     ValidationError,
     model_serializer,
     model_validator,
 )
-from pydantic_core import PydanticSerializationError, to_jsonable_python
+from pydantic_core import PydanticSerializationError
 
 from storage.errors import InvalidInput
+from storage.secret_fields import exposed, holds_secret, secret_fields
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -45,9 +44,6 @@ MAX_SECRET_BYTES: Final = 1024 * 1024
 EXPOSE: Final = "expose_secrets"
 """The key of a serialisation context that asks for secrets in clear: `model_dump(context={"expose_secrets": True})`."""
 
-_SECRET_TYPES: Final = (SecretStr, SecretBytes, Secret)
-_ANYTHING: Final[TypeAdapter[Any]] = TypeAdapter(Any)
-
 
 class SecretModel(BaseModel):
     """A pydantic model whose secrets are masked in `repr` and every dump, and that pickle refuses.
@@ -58,32 +54,17 @@ class SecretModel(BaseModel):
 
     model_config = ConfigDict(validate_assignment=True, hide_input_in_errors=True)
 
-    @classmethod
-    def _hides(cls, name: str, value: Any) -> bool:
-        """Whether the undeclared field `name` is to be taken for a secret."""
-        return contains_secret(value)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _hide_undeclared(cls, data: Any) -> Any:
-        if cls.model_config.get("extra") != "allow" or not isinstance(data, Mapping):
-            return data
-        declared = _declared_names(cls)
-        return {
-            name: Secret(reveal(value)) if name not in declared and cls._hides(name, value) else value
-            for name, value in data.items()
-        }
-
     @model_serializer(mode="wrap")
     def _mask(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
         shown: dict[str, Any] = handler(self)
-        show = reveal if _exposes(info.context) else conceal
+        expose = isinstance(info.context, Mapping) and bool(info.context.get(EXPOSE))
         for name in secret_names(self):
             value = getattr(self, name)
-            for key in _dumped_as(type(self), name):
-                if key in shown and not _masks_itself(value):
-                    plain = show(value)
-                    shown[key] = to_jsonable_python(plain) if info.mode == "json" else plain
+            for key in _dumped_as(type(self), name) & shown.keys():
+                if expose:
+                    shown[key] = shown[key] if _shows_itself(value) else exposed(value)
+                else:
+                    shown[key] = value.masked() if hasattr(value, "masked") else _masked(shown[key])
         return shown
 
     def __getstate__(self) -> dict[Any, Any]:
@@ -96,7 +77,7 @@ class SecretModel(BaseModel):
 
 
 class StoredModel(SecretModel):
-    """A SecretModel that the stores keep, unknown fields included.
+    """A SecretModel that a store keeps, unknown fields included.
 
     Two are equal if they say the same, whatever their versions.
     """
@@ -108,13 +89,33 @@ class StoredModel(SecretModel):
 
     @property
     def version(self) -> int:
-        """How often the stored values had changed when this was read; 0 if it does not come from a store."""
+        """How often the stored values had been changed when this was read; 0 if it does not come from a store."""
         return self._version
 
     @property
     def is_complete(self) -> bool:
         """False if it was read without its secrets; a store refuses to save such an object over them."""
         return self._complete
+
+    @classmethod
+    def _hides(cls, name: str, value: Any) -> bool:
+        """Whether the undeclared field `name` is to be taken for a secret."""
+        return holds_secret(value)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hide_undeclared(cls, data: Any) -> Any:
+        """Wrap undeclared secrets in `Secret`, so that they are masked and sealed like declared ones."""
+        if not isinstance(data, Mapping):
+            return data
+        return {name: cls._hidden(name, value) for name, value in data.items()}
+
+    @classmethod
+    def _hidden(cls, name: str, value: Any) -> Any:
+        return Secret(exposed(value)) if name not in _declared_names(cls) and cls._hides(name, value) else value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value if name.startswith("_") else self._hidden(name, value))
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -124,56 +125,14 @@ class StoredModel(SecretModel):
             and self.__pydantic_extra__ == other.__pydantic_extra__
         )
 
-    # Stated, because __eq__ alone would take it away from a frozen subclass silently.
+    # Stated, because a class that defines __eq__ loses it silently: these hold mappings.
     __hash__ = None  # type: ignore[assignment]
 
 
-# ---- which fields are secret
-
-
-@cache
-def declared_secrets(model: type[BaseModel]) -> frozenset[str]:
-    """Names of the declared fields whose annotation mentions SecretStr, SecretBytes or Secret, at whatever depth."""
-    return frozenset(name for name, field in model.model_fields.items() if _mentions_secret(field.annotation, set()))
-
-
 def secret_names(model: BaseModel) -> frozenset[str]:
-    """Names of the fields of this object that hold secrets: the declared ones, and undeclared ones that do."""
-    undeclared = {name for name, value in (model.model_extra or {}).items() if contains_secret(value)}
-    return declared_secrets(type(model)) | undeclared if undeclared else declared_secrets(type(model))
-
-
-def contains_secret(value: Any) -> bool:
-    """Whether a SecretStr, SecretBytes or Secret is the value or inside it."""
-    if isinstance(value, _SECRET_TYPES):
-        return True
-    if isinstance(value, Mapping):
-        return any(contains_secret(item) for item in value.values())
-    if isinstance(value, list | tuple | set | frozenset):
-        return any(contains_secret(item) for item in value)
-    return isinstance(value, BaseModel) and bool(secret_names(value))
-
-
-def _mentions_secret(annotation: Any, seen: set[Any]) -> bool:
-    """Walks type arguments, models, dataclasses and typed dicts; `seen` ends recursive types."""
-    annotation = getattr(annotation, "__value__", annotation)  # what a `type X = …` statement stands for
-    origin = typing.get_origin(annotation)
-    if origin is not None:
-        return _is_secret_type(origin) or any(_mentions_secret(part, seen) for part in typing.get_args(annotation))
-    if not isinstance(annotation, type) or annotation in seen:
-        return False
-    if _is_secret_type(annotation):
-        return True
-    seen.add(annotation)
-    if issubclass(annotation, BaseModel):
-        return any(_mentions_secret(field.annotation, seen) for field in annotation.model_fields.values())
-    if dataclasses.is_dataclass(annotation) or typing.is_typeddict(annotation):
-        return any(_mentions_secret(hint, seen) for hint in typing.get_type_hints(annotation).values())
-    return False
-
-
-def _is_secret_type(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, _SECRET_TYPES)
+    """Names of the fields of this object that hold secrets: those declared so, and undeclared ones that do."""
+    undeclared = [name for name, value in (model.model_extra or {}).items() if holds_secret(value)]
+    return secret_fields(type(model)).union(undeclared)
 
 
 @cache
@@ -187,44 +146,25 @@ def _declared_names(model: type[BaseModel]) -> frozenset[str]:
 
 def _dumped_as(model: type[BaseModel], name: str) -> set[str]:
     field = model.model_fields.get(name)
-    return {name, field.serialization_alias or name} if field is not None else {name}
+    return {name, (field.serialization_alias if field is not None else None) or name}
 
 
-def _masks_itself(value: Any) -> bool:
-    """Models of ours inside a mapping have masked or exposed themselves, by the same context."""
-    if isinstance(value, SecretModel):
-        return True
-    return isinstance(value, Mapping) and bool(value) and all(isinstance(item, SecretModel) for item in value.values())
-
-
-def _exposes(context: Any) -> bool:
-    return isinstance(context, Mapping) and bool(context.get(EXPOSE))
-
-
-# ---- showing and revealing
-
-
-def reveal(value: Any) -> Any:
-    """The value with the secrets inside it in clear; models become dicts."""
-    return _walk(_ANYTHING.dump_python(value, context={EXPOSE: True}), clear=True)
-
-
-def conceal(value: Any) -> Any:
-    """The value with the secrets inside it masked; models become dicts."""
-    return _walk(_ANYTHING.dump_python(value), clear=False)
-
-
-def _walk(value: Any, *, clear: bool) -> Any:
-    if isinstance(value, _SECRET_TYPES):
-        if clear:
-            return _walk(value.get_secret_value(), clear=True)
-        masked = getattr(value, "masked", None)
-        return masked() if masked is not None else MASK if value.get_secret_value() else ""
+def _shows_itself(value: Any) -> bool:
+    """A SecretModel, or a mapping of them, has dumped itself by the same context already."""
     if isinstance(value, Mapping):
-        return {key: _walk(item, clear=clear) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_walk(item, clear=clear) for item in value]
-    return value
+        return any(isinstance(item, SecretModel) for item in value.values())
+    return isinstance(value, SecretModel)
+
+
+def _masked(dumped: Any) -> Any:
+    """What a python-mode dump gives for secrets, with the mask in their place; a JSON-mode dump is masked already."""
+    if isinstance(dumped, SecretStr | SecretBytes | Secret):
+        return MASK if dumped.get_secret_value() else ""
+    if isinstance(dumped, Mapping):
+        return {key: _masked(item) for key, item in dumped.items()}
+    if isinstance(dumped, list | tuple | set | frozenset):
+        return [_masked(item) for item in dumped]
+    return dumped
 
 
 # ---- storing
@@ -243,68 +183,65 @@ class Parts:
     secret: dict[str, Any]
 
 
-def take_apart(model: BaseModel) -> Parts:
-    """The fields of a model as JSON values, secret ones apart. Fields excluded from dumps and computed ones are left
-    out.
+def together(model: type[BaseModel], parts: Parts) -> dict[str, Any]:
+    """The input from which `validated` makes the model again. Undeclared secrets stay wrapped."""
+    secrets = {
+        name: value if name in model.model_fields else Secret(value) for name, value in parts.secret.items()
+    }
+    return {**parts.plain, **secrets}
+
+
+def take_apart(model: BaseModel, without: Iterable[str] = ()) -> Parts:
+    """The fields of a model as JSON values, secret ones apart, without computed fields and those excluded from dumps.
+
+    Args:
+        model: the object.
+        without: fields to leave out too.
 
     Raises:
         InvalidInput: a value that JSON does not have; the mask in place of a secret; a secret that is too long.
     """
-    secrets = secret_names(model)
+    left_out = set(without)
+    secrets = secret_names(model) - left_out
     problem = ""
+    plain: dict[str, Any] = {}
     try:
-        plain = model.model_dump(mode="json", by_alias=False, exclude=set(secrets), round_trip=True, warnings="error")
-        values = {name: to_jsonable_python(reveal(getattr(model, name))) for name in sorted(secrets)}
+        plain = model.model_dump(
+            mode="json", by_alias=False, exclude=left_out | secrets, round_trip=True, warnings="error"
+        )
     except PydanticSerializationError as error:
         problem = str(error).splitlines()[0]
-        plain, values = {}, {}
     if problem:
-        # Raised out here, so that the error which may hold a value is not kept as its context.
+        # Raised out here, so that the error, which may hold the value, is not kept as its context.
         raise InvalidInput(f"{type(model).__name__} cannot be stored as JSON: {problem}")
-    for name, value in values.items():
-        check_secret(name, value)
+    values = {name: exposed(getattr(model, name)) for name in sorted(secrets)}
     plain.update({name: None for name, value in values.items() if value is None})
     return Parts(plain, {name: value for name, value in values.items() if value is not None})
 
 
-def check_secret(name: str, value: Any) -> None:
-    """Pass if the value, a JSON value in clear, can be kept as a secret. The messages do not show it.
+def secret_bytes(name: str, value: Any) -> bytes:
+    """What is sealed of a secret, a JSON value in clear: text as UTF-8, anything else as compact JSON.
 
     Raises:
-        InvalidInput: the mask is the value or inside it, or it is longer than MAX_SECRET_BYTES.
+        InvalidInput: it is or contains the mask, is longer than MAX_SECRET_BYTES, or contains a lone surrogate, NaN or
+            infinity. The message does not show it.
     """
     if _holds_mask(value):
         raise InvalidInput(
             f"{name} holds {MASK!r}, which is how a hidden secret is shown. Storing it would replace the secret: leave "
             "the field out, or dump with context={'expose_secrets': True}"
         )
-    size = len(secret_bytes(name, value))
-    if size > MAX_SECRET_BYTES:
-        raise InvalidInput(f"{name} is {size} bytes long; at most {MAX_SECRET_BYTES} are allowed")
-
-
-def secret_bytes(name: str, value: Any) -> bytes:
-    """What is sealed: text as UTF-8, any other JSON value as compact JSON.
-
-    Raises:
-        InvalidInput: a lone surrogate, NaN or infinity; the message does not show the value.
-    """
-    try:
-        text = value if isinstance(value, str) else _dump(value)
-        return text.encode()
-    except ValueError:
-        pass
-    # Raised out here: a UnicodeEncodeError holds the whole text, and would be kept as the context.
-    raise InvalidInput(f"{name} contains a lone surrogate, NaN or infinity, which cannot be stored; remove it")
-
-
-def secret_json(value: bytes) -> Any:
-    """The JSON value that `secret_bytes` was given."""
-    return json.loads(value)
+    data = _encoded(value)
+    if data is None:
+        # Raised out here: the encoder's error holds the whole text, and would be kept as the context.
+        raise InvalidInput(f"{name} contains a lone surrogate, NaN or infinity, which cannot be stored; remove it")
+    if len(data) > MAX_SECRET_BYTES:
+        raise InvalidInput(f"{name} is {len(data)} bytes long; at most {MAX_SECRET_BYTES} are allowed")
+    return data
 
 
 def validated(model: type[M], data: Mapping[str, Any], what: str) -> M:
-    """`data` as a model.
+    """`data`, by field name, as a model.
 
     Raises:
         InvalidInput: names each field and the rule, and shows no value.
@@ -312,16 +249,9 @@ def validated(model: type[M], data: Mapping[str, Any], what: str) -> M:
     try:
         return model.model_validate(data, by_alias=True, by_name=True)
     except ValidationError as error:
-        problems = explain(error)
+        problems = _explained(error)
+    # Raised out here: the original keeps the values, and would be kept as the context.
     raise InvalidInput(f"{what}: {problems}")
-
-
-def explain(error: ValidationError) -> str:
-    """The problems as `field: rule; field: rule`, without the values."""
-    return "; ".join(
-        f"{'.'.join(str(part) for part in item['loc']) or 'all fields'}: {item['msg']}"
-        for item in error.errors(include_input=False, include_url=False, include_context=False)
-    )
 
 
 def refuse_unknown(model: type[BaseModel], names: Iterable[str]) -> None:
@@ -330,8 +260,6 @@ def refuse_unknown(model: type[BaseModel], names: Iterable[str]) -> None:
     Raises:
         InvalidInput: names the first that it does not, and the nearest that it does.
     """
-    import difflib
-
     for name in names:
         if name not in model.model_fields:
             nearest = difflib.get_close_matches(name, model.model_fields, n=1)
@@ -339,13 +267,26 @@ def refuse_unknown(model: type[BaseModel], names: Iterable[str]) -> None:
             raise InvalidInput(f"{model.__name__} has no field {name!r}{hint}")
 
 
+def _explained(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(str(part) for part in item['loc']) or 'all fields'}: {item['msg']}"
+        for item in error.errors(include_input=False, include_url=False, include_context=False)
+    )
+
+
 def _holds_mask(value: Any) -> bool:
-    if isinstance(value, str):
-        return value == MASK
     if isinstance(value, dict):
         return any(_holds_mask(item) for item in value.values())
-    return isinstance(value, list) and any(_holds_mask(item) for item in value)
+    if isinstance(value, list):
+        return any(_holds_mask(item) for item in value)
+    return bool(value == MASK)
 
 
-def _dump(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+def _encoded(value: Any) -> bytes | None:
+    try:
+        text = value
+        if not isinstance(value, str):
+            text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode() if isinstance(text, str) else None
+    except ValueError:
+        return None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import uuid
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint
 from sqlmodel import Field
 
 from storage.database.metadata import Table
 from storage.database.types import JSONValue, PlainText, Sealed, Sequence, UTCDateTime
+from storage.encryption.registry import SealedColumn, register
 
 
 class EventTable(Table, table=True):
@@ -78,3 +79,7 @@ class DeliveryTable(Table, table=True):
     last_error: str | None = Field(sa_type=PlainText)
     created_at: datetime = Field(sa_type=UTCDateTime)
     updated_at: datetime = Field(sa_type=UTCDateTime)
+
+
+SECRET: Final = register(SealedColumn("webhook_endpoint", "secret", "webhook_endpoint.secret/1", destination="url"))
+HEADERS: Final = register(SealedColumn("webhook_endpoint", "headers", "webhook_endpoint.headers/1", destination="url"))

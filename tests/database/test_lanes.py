@@ -132,7 +132,9 @@ async def test_a_unit_cannot_go_on_after_a_failed_statement(database: Database) 
 
 
 async def test_errors_name_the_statement_and_no_value(database: Database) -> None:
-    item = Change(change("u", "t", key="k").id, "marker-user", "t.t", "marker-key", 1, change("u", "t", key="k").created_at)
+    item = Change(
+        change("u", "t", key="k").id, "marker-user", "t.t", "marker-key", 1, change("u", "t", key="k").created_at
+    )
     await database.run(lambda: record_all([item]))
     with pytest.raises(UniqueViolation) as caught:
         await database.run(lambda: record_all([item]))

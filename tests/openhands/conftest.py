@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from storage.config import StorageConfig
 from storage.openhands.reader import ConversationRecord, Home, open_home
+from storage.storage import Storage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from storage.openhands.flaws import Flaw
@@ -96,3 +98,21 @@ def read(path: Path) -> Reading:
 def reading(state: StateDirectory) -> Callable[[], Reading]:
     """Reads the state directory as it is by then."""
     return lambda: read(state.root)
+
+
+@pytest.fixture
+async def storage(database_url: str, tmp_path: Path) -> AsyncIterator[Storage]:
+    """An empty storage, once per dialect."""
+    async with Storage.open(storage_config(database_url, tmp_path)) as opened:
+        yield opened
+
+
+def storage_config(database_url: str, folder: Path) -> StorageConfig:
+    """A configuration that keeps everything in the folder, whatever the environment says."""
+    return StorageConfig(
+        database_url=database_url,
+        data_dir=folder / "data",
+        file_store="local",
+        file_store_path=str(folder / "blobs"),
+        master_key_file=folder / "keys" / "master.key",
+    )

@@ -168,6 +168,13 @@ def test_an_unknown_provider_of_a_token_is_kept_and_told() -> None:
     assert told(account) == [("unknown-provider", "provider_tokens.sourcehut")]
 
 
+def test_an_unknown_part_of_the_secrets_is_kept_and_told() -> None:
+    account = secrets_of({"vault": {"A": "s-not-real", "B": "**********"}})
+    assert account.secrets is not None
+    assert account.secrets.others == {"vault": {"A": "s-not-real"}}
+    assert told(account) == [("masked-secret", "vault.B"), ("unknown-field", "vault")]
+
+
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff", b'{"llm_api_key": "visible-not-real'])
 def test_a_broken_file_is_told_without_what_it_holds(
     state: StateDirectory, reading: Callable[[], Reading], data: bytes

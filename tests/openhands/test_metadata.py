@@ -232,6 +232,11 @@ def test_an_unknown_field_is_kept_in_extra_and_reported() -> None:
     assert codes(fields) == ["unknown-field"]
 
 
+def test_an_unknown_field_does_not_pass_for_one_of_the_stores_own() -> None:
+    fields = read({"created_at": CREATED, "version": 9})
+    assert fields.extra == {"metadata_version": 9}
+
+
 def test_a_field_of_an_older_release_is_kept_in_extra_and_reported() -> None:
     fields = read({"created_at": CREATED, "github_user_id": 7})
     assert fields.extra == {"github_user_id": 7}
@@ -289,10 +294,10 @@ def test_characters_that_databases_refuse_are_replaced_and_the_original_is_kept(
 
 
 def test_an_export_of_ours_comes_back_with_its_extra_fields() -> None:
-    fields = read({"created_at": CREATED, "tags": ["a"], "reasoning_tokens": 3, "extra": {"k": 1}})
+    fields = read({"created_at": CREATED, "tags": ["a"], "reasoning_tokens": 3, "recovered": "why"})
     assert fields.values["tags"] == ["a"]
     assert fields.values["reasoning_tokens"] == 3
-    assert (fields.extra, fields.flaws) == ({"k": 1}, [])
+    assert (fields.extra, fields.flaws) == ({"recovered": "why"}, [])
 
 
 def test_a_long_title_is_cut_at_a_word() -> None:

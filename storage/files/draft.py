@@ -1,0 +1,132 @@
+"""Writing one file so that a crash leaves the old or the new content, and what the file system's answers mean."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from uuid import uuid4
+
+from storage.errors import Conflict, FileAccessDenied, FileStoreFull, FileStoreUnavailable, StorageError
+from storage.files.store import FileStat, guess_media_type
+
+FILE_MODE: Final = 0o600
+"""Private to the user: conversations hold what their agents saw."""
+
+_DRAFT = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_ACCESS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Draft:
+    """Content on its way to a path: a temporary file in the same folder, locked while its writer lives.
+
+    The lock (flock, given back by the kernel when the process dies) is how a leftover of a crash is told from a
+    write that is under way.
+    """
+
+    def __init__(self, folder: int, name: str, path: str) -> None:
+        """Takes over the descriptor `folder`."""
+        self._folder = folder
+        self._name = name
+        self._path = path
+        self._temporary = f".storage-tmp-{uuid4().hex}"
+        # append() may still run in a thread when a cancelled caller discards.
+        self._guard = threading.Lock()
+        self._open = True
+        self._file = os.open(self._temporary, _DRAFT, FILE_MODE, dir_fd=folder)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            if os.fstat(self._file).st_nlink == 0:
+                raise FileNotFoundError(errno.ENOENT, "swept before it was locked", self._temporary)
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def append(self, data: bytes) -> None:
+        """Write `data` behind what was written so far."""
+        with self._guard, typed(self._path):
+            if not self._open:
+                return
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(self._file, rest) :]
+
+    def commit(self) -> FileStat:
+        """Make the content durable, then visible, then make that durable: fsync, rename, fsync of the folder."""
+        with self._guard, typed(self._path):
+            flush(self._file)
+            try:
+                os.rename(self._temporary, self._name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+            except (IsADirectoryError, NotADirectoryError) as error:
+                raise folder_in_the_way(self._path) from error
+            flush(self._folder)
+            found = os.fstat(self._file)
+            self._close()
+        return described(self._path, found)
+
+    def discard(self) -> None:
+        """Forget the content; what was at the path stays. Does nothing after a commit."""
+        with self._guard:
+            if self._open:
+                try:
+                    with typed(self._path), suppress(FileNotFoundError):
+                        os.unlink(self._temporary, dir_fd=self._folder)
+                finally:
+                    self._close()
+
+    def _close(self) -> None:
+        self._open = False
+        os.close(self._file)
+        os.close(self._folder)
+
+
+def described(path: str, found: os.stat_result) -> FileStat:
+    """A FileStat from what the file system reports."""
+    updated_at = _EPOCH + timedelta(microseconds=found.st_mtime_ns // 1000)
+    return FileStat(path=path, size=found.st_size, updated_at=updated_at, media_type=guess_media_type(path))
+
+
+@contextmanager
+def typed(path: str) -> Iterator[None]:
+    """Turn what the operating system reports into this library's errors."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise FileStoreFull(
+                f"no room for {path!r}: {error.strerror}; what was there before is unchanged. Free space and retry"
+            ) from error
+        if error.errno in _NO_ACCESS:
+            raise FileAccessDenied(
+                f"the file system refused access to {path!r}: {error.strerror}. "
+                "The folder must belong to the user that runs this process"
+            ) from error
+        raise FileStoreUnavailable(
+            f"the file system failed at {path!r}: {error}. Check the disk, then retry"
+        ) from error
+
+
+def flush(descriptor: int) -> None:
+    """Make what was written reach the disk itself."""
+    if sys.platform == "darwin":
+        # fsync there only hands the data to the drive, which may still lose it (fsync(2), F_FULLFSYNC).
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(descriptor)
+
+
+def folder_in_the_way(path: str) -> Conflict:
+    """The error for a file that would have to replace a folder."""
+    return Conflict(f"{path!r} is a folder in this file system, so it cannot be a file; choose another name")

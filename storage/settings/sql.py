@@ -1,0 +1,369 @@
+"""Settings in SQL: one row a user, each key sealed for its column and its destination.
+
+A ciphertext is written again only if what it holds or what it is for has changed. So saving the language touches no
+key, works without the master key, and never undoes a rotation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Self, TypeAlias, TypeVar, get_args
+
+from sqlalchemy import LargeBinary, bindparam, func, select, update
+
+from storage.clock import now
+from storage.database.statement import Statement
+from storage.database.unit import Executor, Unit, execute
+from storage.database.upsert import insert_if_absent
+from storage.encryption.envelope import OVERHEAD_BYTES, SealContext, data_key_id_of, is_sealed
+from storage.encryption.keyring import KeyRing
+from storage.encryption.keyset import KeySet
+from storage.encryption.registry import SealedColumn, register
+from storage.errors import ConfigurationError, EncryptionError, VersionConflict
+from storage.identity import user_key
+from storage.secret_fields import secret_fields
+from storage.secrets.fields import Parts, refuse_unknown, secret_bytes, take_apart, together, validated
+from storage.settings.model import Settings
+from storage.settings.store import SecretState, SettingsStore, mark_incomplete, refuse_incomplete
+from storage.settings.table import SettingsTable
+from storage.webhooks import outbox
+
+T = TypeVar("T")
+Keys: TypeAlias = KeySet | EncryptionError
+"""The user's keys, or why they are not at hand."""
+
+_table = SettingsTable.__table__  # type: ignore[attr-defined]
+_c = _table.c
+
+EVENT_KEY: Final = "settings"
+"""The key of the one event that settings have, `settings.updated`: a user has one row."""
+
+_REST: Final = "sealed_extra"
+SEALED: Final[Mapping[str, SealedColumn]] = {
+    # A user has one row, so the user's id is the row's id.
+    name: register(
+        SealedColumn(
+            "settings",
+            name,
+            f"settings.{name}/1",
+            row_id="user_id",
+            destination="llm_base_url" if name == "llm_api_key" else None,
+        )
+    )
+    for name in ("llm_api_key", "search_api_key", "sandbox_api_key", "mcp_config", _REST)
+}
+_TEXTS: Final = frozenset({"llm_api_key", "search_api_key", "sandbox_api_key"})
+_PLAIN: Final = tuple(name for name in Settings.model_fields if name not in SEALED)
+_NAMES: Final = tuple(_c.keys())
+
+_of_user = _c.user_id == bindparam("owner")
+
+LOAD: Final = Statement("settings.load", select(*_c).where(_of_user))
+LOCK: Final = Statement("settings.lock", select(*_c).where(_of_user).with_for_update())
+STATES: Final = Statement(
+    "settings.states",
+    # The front of a sealed value names its data key; the rest is not read.
+    select(
+        _c.extra, *(func.substr(_c[name], 1, OVERHEAD_BYTES, type_=LargeBinary()).label(name) for name in SEALED)
+    ).where(_of_user),
+)
+INSERT: Final = Statement(
+    "settings.insert", insert_if_absent(_table, conflict=("user_id",), returning=("version",))
+)
+UPDATE: Final = Statement(
+    "settings.update",
+    update(_table).where(_of_user).values({name: bindparam(name) for name in _NAMES if name not in {"user_id", "created_at"}}),
+)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Stored:
+    """A row as read: `opened` has what its sealed columns hold, in clear; `failures` why some could not be opened."""
+
+    row: Mapping[str, Any]
+    opened: dict[str, Any] = field(default_factory=dict)
+    failures: dict[str, EncryptionError] = field(default_factory=dict)
+
+    @property
+    def version(self) -> int:
+        return int(self.row.get("version", 0))
+
+
+class _MustSealError(Exception):
+    """The unit found that it has to seal something; run it again with a key that is held."""
+
+
+class SQLSettingsStore(SettingsStore):
+    """Settings in a Database or an open Transaction.
+
+    Args:
+        executor: where statements run.
+        user_id: None is the local user.
+        keyring: holds the keys.
+        model: the class of what `load` returns.
+    """
+
+    def __init__(
+        self, executor: Executor, user_id: str | None, keyring: KeyRing, model: type[Settings] = Settings
+    ) -> None:
+        self._executor = executor
+        self._user_id = user_key(user_id)
+        self._keyring = keyring
+        self.model = model
+
+    @classmethod
+    async def get_instance(cls, config: Any, user_id: str | None = None) -> Self:
+        """Not available: this store needs an open database.
+
+        Raises:
+            ConfigurationError: always.
+        """
+        raise ConfigurationError(
+            "SQLSettingsStore is the default and needs no settings_store_class; use Storage.user(…).settings"
+        )
+
+    # ---- reading
+
+    async def load(self) -> Settings | None:
+        row = await self._read()
+        if row is None:
+            return None
+        sealed = [row[name] for name in SEALED if row[name] is not None]
+        stored = _Stored(row)
+        if sealed:
+            stored = _open(row, await self._keyring.keys_for(self._executor, self._user_id, sealed))
+        for name, error in stored.failures.items():
+            raise type(error)(f"settings.{name} of {self._user_id!r} cannot be read: {error}") from error
+        return self._settings(stored)
+
+    async def load_without_secrets(self) -> Settings | None:
+        row = await self._read()
+        if row is None:
+            return None
+        settings = self._settings(_Stored(row))
+        holds_secrets = any(row[name] is not None for name in SEALED)
+        return mark_incomplete(settings, settings.version) if holds_secrets else settings
+
+    async def secret_states(self) -> dict[str, SecretState]:
+        rows = await self._executor.read(STATES, {"owner": self._user_id})
+        extra, *fronts = rows[0] if rows else ({}, *([None] * len(SEALED)))
+        try:
+            keys: Keys = await self._keyring.keys_for(self._executor, self._user_id, fronts)
+        except EncryptionError as error:
+            keys = error
+        columns = {name: _state(keys, front) for name, front in zip(SEALED, fronts, strict=True)}
+        rest = columns.pop(_REST)
+        declared = secret_fields(self.model) - columns.keys()
+        # An unset secret of a subclass is noted among the fields that are not sealed.
+        others: dict[str, SecretState] = {name: "unset" if name in extra else rest for name in sorted(declared)}
+        return {**columns, **others}
+
+    async def _read(self) -> Mapping[str, Any] | None:
+        rows = await self._executor.read(LOAD, {"owner": self._user_id})
+        return dict(zip(_NAMES, rows[0], strict=True)) if rows else None
+
+    def _settings(self, stored: _Stored, changes: Mapping[str, Any] | None = None) -> Settings:
+        """The row with the changes as a model; what could not be opened is left at its default."""
+        row, secret = stored.row, dict(stored.opened)
+        plain = {
+            name: row[name]
+            for name in _PLAIN
+            if name in row and (row[name] is not None or _takes_none(self.model, name))
+        }
+        secret.update(secret.pop(_REST, {}))
+        data = {**together(self.model, Parts({**plain, **row.get("extra", {})}, secret)), **(changes or {})}
+        for name in secret_fields(self.model):
+            if name not in data and self.model.model_fields[name].is_required():
+                for error in stored.failures.values():
+                    raise error
+        what = "settings" if changes else f"the stored settings of {self._user_id!r}"
+        settings = validated(self.model, data, what)
+        settings._version = stored.version  # noqa: SLF001 - set by stores only
+        return mark_incomplete(settings, stored.version) if stored.failures else settings
+
+    # ---- writing
+
+    async def store(self, settings: Settings, expected_version: int | None = None) -> int:
+        refuse_incomplete(settings)
+        parts = take_apart(settings)
+
+        def unit(keys: Keys, *, may_seal: bool) -> Unit[int]:
+            while True:
+                stored = yield from self._lock(keys)
+                if expected_version is not None and stored.version != expected_version:
+                    raise VersionConflict(
+                        f"the settings of {self._user_id!r} are at version {stored.version}, not {expected_version}: "
+                        "load them again, and apply the change to what is there now"
+                    )
+                if isinstance(keys, EncryptionError) and stored.failures:
+                    raise keys
+                written = yield from self._write(stored, parts, keys if may_seal else None, frozenset(SEALED))
+                if written is not None:
+                    return written
+
+        return await self._run(unit, seals=bool(parts.secret))
+
+    async def update(self, **changes: Any) -> Settings:
+        refuse_unknown(self.model, changes)
+        named = secret_fields(self.model).intersection(changes)
+
+        def unit(keys: Keys, *, may_seal: bool) -> Unit[Settings]:
+            while True:
+                stored = yield from self._lock(keys)
+                if _REST in stored.failures and named - SEALED.keys():
+                    raise stored.failures[_REST]
+                settings = self._settings(stored, changes)
+                written = yield from self._write(
+                    stored, take_apart(settings), keys if may_seal else None, named & SEALED.keys()
+                )
+                if written is not None:
+                    settings._version = written  # noqa: SLF001 - set by stores only
+                    return settings
+
+        settings = await self._run(unit, seals=any(changes[name] is not None for name in named))
+        if settings.is_complete:
+            return settings
+        try:
+            # Perhaps the user's keys have changed since they were cached; load() asks for those it needs.
+            return await self.load() or settings
+        except EncryptionError:
+            return settings
+
+    async def _run(self, unit: Callable[..., Unit[T]], *, seals: bool) -> T:
+        """Run a unit, with a key to seal with only if it needs one: without, it also works while locked."""
+        if not seals:
+            try:
+                keys: Keys = await self._keyring.keys_for(self._executor, self._user_id)
+            except EncryptionError as error:
+                keys = error
+            try:
+                return await self._executor.run(lambda: unit(keys, may_seal=False))
+            except _MustSealError:
+                pass
+        return await self._keyring.run(self._executor, self._user_id, lambda held: unit(held, may_seal=True))
+
+    def _lock(self, keys: Keys) -> Unit[_Stored]:
+        rows = yield from execute(LOCK, owner=self._user_id)
+        return _open(dict(zip(_NAMES, rows[0], strict=True)), keys) if rows else _Stored({})
+
+    def _write(
+        self, stored: _Stored, parts: Parts, keys: Keys | None, rewritten: frozenset[str] | set[str]
+    ) -> Unit[int | None]:
+        """Write what differs; returns the version, or None if another writer has just made the row."""
+        before = stored.row
+        after, values = self._columns(parts)
+        for name, column in SEALED.items():
+            context = column.context(after)
+            same_place = bool(before) and column.context(before) == context
+            after[name] = _sealed(stored, name, values.get(name), context, keys, same_place, name in rewritten)
+        changed = _changed(stored, after, values)
+        if before and not changed:
+            return stored.version
+        moment = now()
+        after.update(version=stored.version + 1, updated_at=moment)
+        if before:
+            yield from execute(UPDATE, owner=self._user_id, **after)
+        elif not (yield from execute(INSERT, created_at=moment, **after)):
+            return None
+        yield from outbox.record(
+            self._user_id,
+            "settings.updated",
+            key=EVENT_KEY,
+            version=after["version"],
+            payload={"changed": changed},
+        )
+        return int(after["version"])
+
+    def _columns(self, parts: Parts) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The columns that are not sealed, and what goes into the sealed ones."""
+        plain, secret = dict(parts.plain), dict(parts.secret)
+        row: dict[str, Any] = {"user_id": self._user_id}
+        for name in _PLAIN:
+            default = Settings.model_fields[name].default
+            # A subclass may declare a field more widely than its column, or secret: then the column has no say.
+            row[name] = plain.pop(name) if plain.get(name) is not None else default
+        values = {name: secret.pop(name, None) for name in SEALED if name != _REST}
+        row["extra"] = {
+            name: value
+            for name, value in plain.items()
+            if name not in SEALED and not (name in _PLAIN and Settings.model_fields[name].default is None)
+        }
+        return row, {**values, _REST: secret or None}
+
+
+def _open(row: Mapping[str, Any], keys: Keys) -> _Stored:
+    stored = _Stored(row)
+    for name, column in SEALED.items():
+        sealed = row[name]
+        if sealed is None:
+            continue
+        if isinstance(keys, EncryptionError):
+            stored.failures[name] = keys
+            continue
+        try:
+            opened = keys.open(column.context(row), sealed)
+            stored.opened[name] = opened.decode() if name in _TEXTS else json.loads(opened)
+        except EncryptionError as error:
+            stored.failures[name] = error
+    return stored
+
+
+def _sealed(
+    stored: _Stored,
+    name: str,
+    value: Any,
+    context: SealContext,
+    keys: Keys | None,
+    same_place: bool,
+    rewritten: bool,
+) -> bytes | None:
+    """The bytes for a sealed column: those that are there if they say the same for the same place."""
+    before: bytes | None = stored.row.get(name)
+    if name in stored.failures and not rewritten:
+        if same_place:
+            return before
+        if keys is None:
+            raise _MustSealError
+        raise stored.failures[name]
+    if value is None:
+        return None
+    if same_place and name in stored.opened and stored.opened[name] == value:
+        return before
+    data = secret_bytes(name, value)
+    if not isinstance(keys, KeySet):
+        raise _MustSealError
+    return keys.seal(context, data)
+
+
+def _changed(stored: _Stored, after: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
+    """Names of the fields that differ from what is stored, or from the defaults; never their values."""
+    before = stored.row
+    if not before:
+        defaults = {name: Settings.model_fields[name].default for name in _PLAIN}
+        before = {**defaults, **dict.fromkeys(SEALED), "extra": {}}
+    changed = {name for name in (*_PLAIN, *SEALED) if before[name] != after[name]}
+    changed.update(_differing(before["extra"], after["extra"]))
+    if _REST in changed:
+        changed.remove(_REST)
+        changed.update(_differing(stored.opened.get(_REST) or {}, values[_REST] or {}))
+    return sorted(changed)
+
+
+def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> set[str]:
+    missing = object()
+    return {name for name in before.keys() | after.keys() if before.get(name, missing) != after.get(name, missing)}
+
+
+def _state(keys: Keys, front: bytes | None) -> SecretState:
+    if front is None:
+        return "unset"
+    if isinstance(keys, EncryptionError) or not is_sealed(front) or data_key_id_of(front) not in keys:
+        return "unreadable"
+    return "set"
+
+
+def _takes_none(model: type[Settings], name: str) -> bool:
+    """Whether None fits the field; a subclass may have declared it more narrowly than its column."""
+    return type(None) in get_args(model.model_fields[name].annotation)

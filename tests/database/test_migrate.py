@@ -1,0 +1,200 @@
+"""The schema: made whole by the migrations, current at open with one SELECT, never guessed at when it is newer."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from storage.database import Database, Statement, execute, parse_url
+from storage.database import migrate
+from storage.database.migrate import HEAD, VERSION_TABLE, SchemaState
+from storage.errors import DatabaseError, SchemaOutdated, SchemaTooNew
+from storage.tables import metadata
+
+
+async def opened(url: str) -> Database:
+    return Database(parse_url(url))
+
+
+async def set_revision(database: Database, revision: str) -> None:
+    statement = Statement("test.set", text(f"UPDATE {VERSION_TABLE} SET version_num = '{revision}'"), register=False)
+    await database.run(lambda: execute(statement))
+
+
+def test_the_revision_this_release_needs_is_the_newest_migration() -> None:
+    script = ScriptDirectory.from_config(migrate._config())
+    assert script.get_heads() == [HEAD]
+    assert script.get_bases() == ["0001"]
+
+
+async def test_an_empty_database_is_brought_up_to_date_once(empty_database_url: str) -> None:
+    database = await opened(empty_database_url)
+    assert (await migrate.check(database)).state is SchemaState.EMPTY
+    await migrate.ensure(database, database.url)
+    status = await migrate.check(database)
+    assert (status.stored, status.needed, status.state) == (HEAD, HEAD, SchemaState.CURRENT)
+    await migrate.ensure(database, database.url)
+    await database.close()
+
+
+def _differences(connection: Connection) -> list[Any]:
+    context = MigrationContext.configure(
+        connection, opts={"version_table": VERSION_TABLE, "compare_type": True, "compare_server_default": True}
+    )
+    return list(compare_metadata(context, metadata))
+
+
+@pytest.mark.filterwarnings("ignore:autogenerate skipping:UserWarning", "ignore:Skipped unsupported reflection")
+async def test_the_migrations_make_exactly_the_tables_of_the_code(database_url: str) -> None:
+    database = await opened(database_url)
+    await migrate.ensure(database, database.url)
+    if database.dialect == "sqlite":
+        engine = create_engine(f"sqlite:///{database.url.location}")
+        with engine.connect() as connection:
+            differences = _differences(connection)
+        engine.dispose()
+    else:
+        import asyncpg
+
+        async_engine = create_async_engine(
+            "postgresql+asyncpg://", async_creator=lambda *_a, **_k: asyncpg.connect(database.url.location)
+        )
+        async with async_engine.connect() as async_connection:
+            differences = await async_connection.run_sync(_differences)
+        await async_engine.dispose()
+    await database.close()
+    assert differences == []
+
+
+def test_a_migrated_sqlite_schema_is_the_one_the_code_declares_to_the_letter(sqlite_url: str) -> None:
+    """Also what autogenerate cannot compare on SQLite: expression indexes, checks, AUTOINCREMENT."""
+
+    async def migrated() -> None:
+        database = await opened(sqlite_url)
+        await migrate.ensure(database, database.url)
+        await database.close()
+
+    asyncio.run(migrated())
+
+    def schema(connection: Any) -> set[str]:
+        rows = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'")
+        lines = {" ".join(sql.split()) for (sql,) in rows}
+        return {_canonical(line) for line in lines if VERSION_TABLE not in line}
+
+    connection = sqlite3.connect(parse_url(sqlite_url).location)
+    engine = create_engine("sqlite://")
+    metadata.create_all(engine)
+    raw = engine.raw_connection()
+    try:
+        assert schema(connection) == schema(raw.driver_connection)
+    finally:
+        connection.close()
+        raw.close()
+        engine.dispose()
+
+
+def _canonical(line: str) -> str:
+    """Table constraints in the order of their text: alembic and create_all order them differently."""
+    if not line.startswith("CREATE TABLE"):
+        return line
+    head, _, body = line.partition(" (")
+    parts = [part.strip() for part in body.rsplit(")", 1)[0].split(", CONSTRAINT")]
+    return f"{head} ({parts[0]} {sorted(parts[1:])}"
+
+
+async def test_a_newer_schema_is_refused_and_left_alone(database_url: str) -> None:
+    database = await opened(database_url)
+    await migrate.ensure(database, database.url)
+    await set_revision(database, "9999")
+    assert (await migrate.check(database)).state is SchemaState.TOO_NEW
+    for allowed in (True, False):
+        with pytest.raises(SchemaTooNew, match=r"9999.*Upgrade this installation"):
+            await migrate.ensure(database, database.url, upgrade_allowed=allowed)
+    assert await migrate.stored_revision(database) == "9999"
+    await database.close()
+
+
+async def test_an_older_schema_is_refused_when_upgrading_is_not_allowed(empty_database_url: str) -> None:
+    database = await opened(empty_database_url)
+    with pytest.raises(SchemaOutdated, match="storage migrate"):
+        await migrate.ensure(database, database.url, upgrade_allowed=False)
+    assert (await migrate.check(database)).state is SchemaState.EMPTY
+    await database.close()
+
+
+async def test_a_migration_that_fails_changes_nothing(empty_database_url: str) -> None:
+    database = await opened(empty_database_url)
+    # In the way of the last table but one: everything before it has been made by then.
+    await database.run(lambda: execute(Statement("test.way", text("CREATE TABLE delivery (x INT)"), register=False)))
+    with pytest.raises(DatabaseError, match="nothing was changed"):
+        await migrate.ensure(database, database.url)
+    assert (await migrate.check(database)).state is SchemaState.EMPTY
+    await database.run(lambda: execute(Statement("test.out", text("DROP TABLE delivery"), register=False)))
+    await migrate.ensure(database, database.url)
+    assert (await migrate.check(database)).state is SchemaState.CURRENT
+    await database.close()
+
+
+async def test_concurrent_first_starts_migrate_once(empty_database_url: str) -> None:
+    databases = [await opened(empty_database_url) for _ in range(4)]
+    await asyncio.gather(*[migrate.ensure(database, database.url) for database in databases])
+    for database in databases:
+        assert (await migrate.check(database)).state is SchemaState.CURRENT
+        await database.close()
+
+
+@pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
+def test_the_schema_can_be_had_as_sql(dialect: Any) -> None:
+    sql = migrate.sql(dialect)
+    for table in metadata.tables:
+        assert f"CREATE TABLE {table} (" in sql
+    assert f"INSERT INTO {VERSION_TABLE}" in sql
+
+
+def test_sql_text_makes_a_database_that_is_current(sqlite_url: str, tmp_path: Any) -> None:
+    path = tmp_path / "by-hand.db"
+    connection = sqlite3.connect(path)
+    connection.executescript(migrate.sql("sqlite"))
+    connection.close()
+
+    async def state() -> SchemaState:
+        database = await opened(f"sqlite:///{path}")
+        found = (await migrate.check(database)).state
+        await database.close()
+        return found
+
+    assert asyncio.run(state()) is SchemaState.CURRENT
+
+
+def test_opening_a_current_sqlite_database_imports_neither_alembic_nor_asyncpg(sqlite_url: str) -> None:
+    code = """
+import asyncio, sys
+from storage import Storage
+async def main(url):
+    async with Storage.open(url, file_store="memory") as storage:
+        await storage.user("a").conversations.count()
+asyncio.run(main(sys.argv[1]))
+heavy = {"alembic", "asyncpg", "aiosqlite", "cyclopts", "rich", "cryptography", "httpx2", "obstore"} & set(sys.modules)
+print(sorted(heavy))
+"""
+    outputs = [
+        subprocess.run([sys.executable, "-c", code, sqlite_url], check=True, capture_output=True, text=True).stdout
+        for _ in range(2)
+    ]
+    assert outputs[1].strip() == "[]"
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = "import sys, storage; print(sorted({'sqlalchemy', 'pydantic', 'sqlmodel', 'alembic'} & set(sys.modules)))"
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert output.strip() == "[]"
