@@ -130,8 +130,8 @@ def main() -> int:
             print(f"{name}: {complaint}")
             wrong = 1
     for line in DEMO_COMMAND.findall(DEMO.read_text(encoding="utf-8")):
-        if complaint := wrong_with_command(shlex.split(line)):
-            print(f"scripts/demo: {complaint}")
+        if refusal := wrong_with_command(shlex.split(line)):
+            print(f"scripts/demo: {refusal}")
             wrong = 1
     if not wrong:
         print(f"{len(pages())} pages agree with the code")

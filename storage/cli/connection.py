@@ -91,6 +91,12 @@ async def opened(connection: Connection, *, create: bool = False) -> AsyncIterat
         yield storage
 
 
+def file_place(storage: Storage) -> tuple[str, str | None]:
+    """Where the files' bytes are: the kind of store, and its folder if it is one of this machine's."""
+    root = getattr(storage.blobs, "root", None)
+    return storage.config.file_store, None if root is None else str(root)
+
+
 @asynccontextmanager
 async def database_only(config: StorageConfig) -> AsyncIterator[Database]:
     """The database without stores and keys, whatever its schema is."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from storage.cli.connection import DEFAULT, AsJSON, Connection, database_only, flag, opened
+from storage.cli.connection import DEFAULT, AsJSON, Connection, database_only, file_place, flag, opened
 from storage.cli.output import line, pairs, show_json
 
 
@@ -15,16 +15,17 @@ async def init(*, connection: Connection = DEFAULT, json: AsJSON = False) -> Non
 
     Running it again changes nothing. No key is made before the first secret is stored.
 
-    JSON: `{database, schema, file_store, key}`.
+    JSON: `{database, schema, file_store: {kind, place}, key}`; place is the folder of a local file store, or null.
     """
     async with opened(connection, create=True) as storage:
         status = await storage.status()
+        kind, place = file_place(storage)
     if json:
         show_json(
             {
                 "database": status.database,
                 "schema": status.schema.stored,
-                "file_store": status.file_store,
+                "file_store": {"kind": kind, "place": place},
                 "key": status.keys.where,
             }
         )
@@ -33,7 +34,7 @@ async def init(*, connection: Connection = DEFAULT, json: AsJSON = False) -> Non
         [
             ("database", status.database),
             ("schema", f"revision {status.schema.stored}"),
-            ("files", status.file_store),
+            ("files", place or kind),
             ("master key", status.keys.message if status.keys.state == "new" else status.keys.where),
         ]
     )

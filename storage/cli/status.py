@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from storage.cli.connection import DEFAULT, AsJSON, Connection, opened
+from storage.cli.connection import DEFAULT, AsJSON, Connection, file_place, opened
 from storage.cli.output import line, pairs, show_json, size
 
 
@@ -13,13 +13,14 @@ async def status(*, connection: Connection = DEFAULT, json: AsJSON = False) -> i
 
     Exits with 1 when something is wrong, and says what mends it.
 
-    JSON: `{dialect, database, schema: {stored, needed, state}, counts: {…}, file_bytes, database_bytes, file_store,
-    keys: {state, reason, message, complete, kek_id, provider, where, data_keys}, problems: [{code, message, remedy}]}`.
+    JSON: `{dialect, database, schema: {stored, needed, state}, counts: {…}, file_bytes, database_bytes,
+    file_store: {kind, place}, keys: {state, reason, message, complete, kek_id, provider, where, data_keys}, problems: [{code, message, remedy}]}`.
     """
     async with opened(connection) as storage:
         found = await storage.status()
+        kind, place = file_place(storage)
     if json:
-        show_json(asdict(found))
+        show_json({**asdict(found), "file_store": {"kind": kind, "place": place}})
         return 1 if found.problems else 0
     pairs(
         [
@@ -27,8 +28,8 @@ async def status(*, connection: Connection = DEFAULT, json: AsJSON = False) -> i
             ("dialect", found.dialect),
             ("schema", f"revision {found.schema.stored} ({found.schema.state})"),
             ("database size", size(found.database_bytes)),
-            ("file store", found.file_store),
-            ("file bytes", size(found.file_bytes)),
+            ("files", place or kind),
+            ("size of files", size(found.file_bytes)),
             *((name.replace("_", " "), f"{number:,}") for name, number in found.counts.items()),
             ("keys", found.keys.state),
             ("key provider", found.keys.provider),

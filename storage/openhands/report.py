@@ -111,7 +111,7 @@ class ImportReport:
             if total.found:
                 yield f"{kind}: {', '.join(_told(total, done, with_bytes=kind == 'files'))}"
         if self.recovered:
-            yield f"recovered: {self.recovered} conversations were rebuilt and carry the tag 'recovered'"
+            yield f"recovered: {self.recovered} of the conversations, rebuilt and tagged 'recovered'"
         if len(self.users) > 1:
             parts = (f"{user} {report.conversations.found}" for user, report in self.users.items())
             yield f"conversations by user: {', '.join(parts)}"

@@ -1,5 +1,4 @@
-"""Models that hold secrets: masked in every dump, refused by pickle, and taken apart into what may be stored as it is and
-what must be sealed.
+"""Models that hold secrets: masked in every dump, refused by pickle, and taken apart before they are stored.
 
 Settings and UserSecrets are such models, and so are the subclasses that applications make of them: a field that they
 declare as SecretStr gets the same care as ours.
@@ -98,7 +97,7 @@ class StoredModel(SecretModel):
         return self._complete
 
     @classmethod
-    def _hides(cls, name: str, value: Any) -> bool:
+    def _hides(cls, name: str, value: Any) -> bool:  # noqa: ARG003 - a subclass may decide by it
         """Whether the undeclared field `name` is to be taken for a secret."""
         return holds_secret(value)
 
@@ -185,9 +184,7 @@ class Parts:
 
 def together(model: type[BaseModel], parts: Parts) -> dict[str, Any]:
     """The input from which `validated` makes the model again. Undeclared secrets stay wrapped."""
-    secrets = {
-        name: value if name in model.model_fields else Secret(value) for name, value in parts.secret.items()
-    }
+    secrets = {name: value if name in model.model_fields else Secret(value) for name, value in parts.secret.items()}
     return {**parts.plain, **secrets}
 
 

@@ -116,7 +116,7 @@ class UserSecrets(StoredModel):
         return {str(name): item.model_dump(mode=info.mode, context=info.context) for name, item in value.items()}
 
     @classmethod
-    def _hides(cls, name: str, value: Any) -> bool:
+    def _hides(cls, name: str, value: Any) -> bool:  # noqa: ARG003 - whatever its name
         return value is not None
 
     def get_env_vars(self) -> dict[str, str]:

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from storage.clock import now
 from storage.database.change import Change
 from storage.database.unit import Executor, Unit, execute, execute_many
-from storage.encryption.envelope import data_key_id_of, is_sealed
+from storage.encryption.envelope import SealContext, data_key_id_of, is_sealed
 from storage.encryption.keyring import KeyRing
 from storage.encryption.keyset import KeySet
 from storage.encryption.registry import SealedColumn
@@ -63,14 +63,18 @@ class SQLSecretsStore(SecretsStore):
 
     @classmethod
     async def get_instance(cls, config: Any, user_id: str | None = None) -> Self:
-        """Not available: this store needs an open database.
+        """The store of a user on an open storage (whatever has a `database` and a `keyring`).
 
         Raises:
-            ConfigurationError: always.
+            ConfigurationError: anything else, such as a StorageConfig: this class is the default and needs no naming.
         """
-        raise ConfigurationError(
-            "SQLSecretsStore is the default and needs no secrets_store_class; use Storage.user(…).secrets"
-        )
+        database, keyring = getattr(config, "database", None), getattr(config, "keyring", None)
+        if database is None or not isinstance(keyring, KeyRing):
+            raise ConfigurationError(
+                f"{cls.__name__}.get_instance needs an open Storage, not {type(config).__name__}; "
+                "`(await Storage.open(…)).user(user_id).secrets` gives the store too"
+            )
+        return cls(database, user_id, keyring)
 
     # ---- reading
 
@@ -149,8 +153,6 @@ class SQLSecretsStore(SecretsStore):
         if sealed is None or keys is None:
             return None
         names = {"user_id": self._user_id, "provider": row.get("name"), **row}
-        if column is sql.SET_SEALED:
-            names["id"] = self._user_id
         return keys.open(column.context(names), sealed).decode()
 
     def _assembled(self, rows: Sequence[Mapping[str, Any]], opened: Sequence[str | None]) -> UserSecrets:
@@ -204,7 +206,7 @@ class SQLSecretsStore(SecretsStore):
 
     def _replace(
         self, keys: Keys, kind: sql.Kind, there: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, _Entry]
-    ) -> Unit[list[Change]]:
+    ) -> Unit[Sequence[Change]]:
         """Make one table hold exactly what is wanted."""
         gone = sorted(there.keys() - wanted.keys())
         yield from execute_many(kind.delete, [{"owner": self._user_id, "name": name} for name in gone])
@@ -223,11 +225,9 @@ class SQLSecretsStore(SecretsStore):
         before = head["sealed_extra"]
         value = parts.secret or None
         if value is not None and before is not None and isinstance(keys, KeySet):
-            try:
-                if json.loads(keys.open(context, before)) == value:
-                    return {"extra": parts.plain, "sealed_extra": before}
-            except EncryptionError:
-                pass  # it is replaced
+            opened = _opened_or_none(keys, context, before)
+            if opened is not None and json.loads(opened) == value:
+                return {"extra": parts.plain, "sealed_extra": before}
         sealed = None if value is None else _held(keys).seal(context, secret_bytes("the secret fields", value))
         return {"extra": parts.plain, "sealed_extra": sealed}
 
@@ -329,17 +329,16 @@ class SQLSecretsStore(SecretsStore):
     def _sealed(
         self, keys: Keys, kind: sql.Kind, before: Mapping[str, Any] | None, row: Mapping[str, Any], value: str | None
     ) -> bytes | None:
+        sealed: bytes | None = None if before is None else before[kind.sealed.column]
         if value is None:
+            if sealed is not None:
+                _held(keys)  # without the key nobody can tell what would be lost
             return None
         held, context = _held(keys), kind.sealed.context(row)
         data = secret_bytes(f"{kind.name} {row[kind.key]!r}", value)
-        sealed: bytes | None = None if before is None else before[kind.sealed.column]
-        if before is not None and sealed is not None and kind.sealed.context({**row, **before}) == context:
-            try:
-                if held.open(context, sealed) == data:
-                    return sealed
-            except EncryptionError:
-                pass  # what cannot be opened is replaced, by name and on purpose
+        stays = before is not None and sealed is not None and kind.sealed.context({**row, **before}) == context
+        if stays and sealed is not None and _opened_or_none(held, context, sealed) == data:
+            return sealed
         return held.seal(context, data)
 
     def _updated(self, kind: sql.Kind, name: str) -> Change:
@@ -371,6 +370,14 @@ def _row(kind: sql.Kind, values: Sequence[Any]) -> dict[str, Any]:
 
 def _head(values: Sequence[Any]) -> dict[str, Any]:
     return dict(zip(("version", "extra", "sealed_extra"), values, strict=True))
+
+
+def _opened_or_none(keys: KeySet, context: SealContext, sealed: bytes) -> bytes | None:
+    """The plaintext; None for what cannot be opened, which is then replaced, by name and on purpose."""
+    try:
+        return keys.open(context, sealed)
+    except EncryptionError:
+        return None
 
 
 def _held(keys: Keys) -> KeySet:

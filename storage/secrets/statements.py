@@ -1,4 +1,4 @@
-"""The SQL of secrets: what tokens and custom secrets have in common is written once, with the names of their columns."""
+"""The SQL of secrets: what tokens and custom secrets have in common is written once, with their columns' names."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _kind(name: SecretKind, table: Table, key: str, sealed: SealedColumn, plain:
         find=Statement(f"{name}.find", select(*shown).where(*this)),
         hold=Statement(f"{name}.hold", select(*shown).where(*this).with_for_update()),
         hold_all=Statement(f"{name}.hold_all", select(columns[key], *shown).where(of_user).with_for_update()),
-        insert=Statement(f"{name}.insert", insert(table).values({c: bindparam(c) for c in columns.keys()}).inline()),
+        insert=Statement(f"{name}.insert", insert(table).values({c.name: bindparam(c.name) for c in columns}).inline()),
         update=Statement(f"{name}.update", update(table).where(*this).values({c: bindparam(c) for c in changing})),
         delete=Statement(f"{name}.delete", delete(table).where(*this).returning(columns.id)),
     )
@@ -132,9 +132,7 @@ def _nothing(type_: Any, name: str) -> Any:
 
 
 def _everything(*, whole: bool) -> Any:
-    """One statement, so that all of it is of one moment: (kind, name, id, host, provider_user_id, description, version,
-    extra, created_at, updated_at, value).
-    """
+    """The rows of `COLUMNS`, in one statement, so that all of them are of one moment."""
 
     def value(column: Any) -> Any:
         # The front of a sealed value names its data key.

@@ -1,0 +1,1 @@
+"""A user's settings: typed, validated, with their keys sealed."""

@@ -1,4 +1,4 @@
-"""What callers hold of a user's settings: the fields of OpenHands 1.6.0, validated, with every key kept out of sight."""
+"""What callers hold of a user's settings: the fields of OpenHands 1.6.0, validated, with every key out of sight."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ class MCPConfig(Secret[dict[str, Any]]):
         shown: dict[str, Any] = _masked("", self.get_secret_value())
         return shown
 
-    def _display(self) -> dict[str, Any]:
-        return self.masked()
+    def _display(self) -> str:
+        return str(self.masked())
 
 
 class Settings(StoredModel):

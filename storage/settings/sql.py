@@ -57,6 +57,7 @@ SEALED: Final[Mapping[str, SealedColumn]] = {
 _TEXTS: Final = frozenset({"llm_api_key", "search_api_key", "sandbox_api_key"})
 _PLAIN: Final = tuple(name for name in Settings.model_fields if name not in SEALED)
 _NAMES: Final = tuple(_c.keys())
+_CHANGING: Final = tuple(name for name in _NAMES if name not in {"user_id", "created_at"})
 
 _of_user = _c.user_id == bindparam("owner")
 
@@ -69,12 +70,10 @@ STATES: Final = Statement(
         _c.extra, *(func.substr(_c[name], 1, OVERHEAD_BYTES, type_=LargeBinary()).label(name) for name in SEALED)
     ).where(_of_user),
 )
-INSERT: Final = Statement(
-    "settings.insert", insert_if_absent(_table, conflict=("user_id",), returning=("version",))
-)
+INSERT: Final = Statement("settings.insert", insert_if_absent(_table, conflict=("user_id",), returning=("version",)))
 UPDATE: Final = Statement(
     "settings.update",
-    update(_table).where(_of_user).values({name: bindparam(name) for name in _NAMES if name not in {"user_id", "created_at"}}),
+    update(_table).where(_of_user).values({name: bindparam(name) for name in _CHANGING}),
 )
 
 
@@ -115,14 +114,18 @@ class SQLSettingsStore(SettingsStore):
 
     @classmethod
     async def get_instance(cls, config: Any, user_id: str | None = None) -> Self:
-        """Not available: this store needs an open database.
+        """The store of a user on an open storage (whatever has a `database` and a `keyring`).
 
         Raises:
-            ConfigurationError: always.
+            ConfigurationError: anything else, such as a StorageConfig: this class is the default and needs no naming.
         """
-        raise ConfigurationError(
-            "SQLSettingsStore is the default and needs no settings_store_class; use Storage.user(…).settings"
-        )
+        database, keyring = getattr(config, "database", None), getattr(config, "keyring", None)
+        if database is None or not isinstance(keyring, KeyRing):
+            raise ConfigurationError(
+                f"{cls.__name__}.get_instance needs an open Storage, not {type(config).__name__}; "
+                "`(await Storage.open(…)).user(user_id).settings` gives the store too"
+            )
+        return cls(database, user_id, keyring)
 
     # ---- reading
 
@@ -256,8 +259,13 @@ class SQLSettingsStore(SettingsStore):
         after, values = self._columns(parts)
         for name, column in SEALED.items():
             context = column.context(after)
-            same_place = bool(before) and column.context(before) == context
-            after[name] = _sealed(stored, name, values.get(name), context, keys, same_place, name in rewritten)
+            stays = bool(before) and column.context(before) == context
+            if name in stored.failures and name not in rewritten:
+                after[name] = _left(stored, name, keys, stays=stays)
+            elif stays and name in stored.opened and stored.opened[name] == values[name]:
+                after[name] = before[name]
+            else:
+                after[name] = _sealed(name, values[name], context, keys)
         changed = _changed(stored, after, values)
         if before and not changed:
             return stored.version
@@ -310,27 +318,19 @@ def _open(row: Mapping[str, Any], keys: Keys) -> _Stored:
     return stored
 
 
-def _sealed(
-    stored: _Stored,
-    name: str,
-    value: Any,
-    context: SealContext,
-    keys: Keys | None,
-    same_place: bool,
-    rewritten: bool,
-) -> bytes | None:
-    """The bytes for a sealed column: those that are there if they say the same for the same place."""
-    before: bytes | None = stored.row.get(name)
-    if name in stored.failures and not rewritten:
-        if same_place:
-            return before
-        if keys is None:
-            raise _MustSealError
-        raise stored.failures[name]
+def _left(stored: _Stored, name: str, keys: Keys | None, *, stays: bool) -> bytes | None:
+    """What cannot be opened and is not to be replaced: it stays as it is, if it can stay where it is."""
+    if stays:
+        left: bytes | None = stored.row[name]
+        return left
+    if keys is None:
+        raise _MustSealError
+    raise stored.failures[name]
+
+
+def _sealed(name: str, value: Any, context: SealContext, keys: Keys | None) -> bytes | None:
     if value is None:
         return None
-    if same_place and name in stored.opened and stored.opened[name] == value:
-        return before
     data = secret_bytes(name, value)
     if not isinstance(keys, KeySet):
         raise _MustSealError

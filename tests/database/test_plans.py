@@ -18,7 +18,7 @@ import asyncpg
 import pytest
 
 import storage
-from storage.conversations.statements import search_shapes
+from storage.conversations.pages import search_shapes
 from storage.database import Statement, parse_url
 from storage.database.statement import STATEMENTS
 from storage.tables import metadata

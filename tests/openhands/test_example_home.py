@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from storage.openhands.importer import import_home
+from storage.storage import Storage
 from tests.openhands.conftest import read
 
 ROOT = Path(__file__).parents[2]
@@ -41,3 +43,21 @@ def test_the_examples_secrets_say_that_they_are_none() -> None:
     tokens = [token["token"] or "" for token in account.secrets.provider_tokens.values()]
     values = [secret["secret"] for secret in account.secrets.custom_secrets.values()]
     assert all("not-real" in secret for secret in [*tokens, *values, account.settings["llm_api_key"]])
+
+
+async def test_the_example_is_imported(storage: Storage) -> None:
+    report = await import_home(storage, EXAMPLE)
+    assert list(report.lines()) == [
+        "conversations: 12 found, 12 imported",
+        f"files: 81 found, 81 imported ({report.total('files').bytes:,} bytes)",
+        "settings: 1 found, 1 imported",
+        "secrets: 4 found, 4 imported",
+        "recovered: 1 of the conversations, rebuilt and tagged 'recovered'",
+        "conversations by user: local 6, alice 3, bob 3",
+        "flaws: 3",
+        *(f"  {flaw}" for flaw in report.flaws),
+    ]
+    found = await storage.user().conversations.search(title="readme")
+    assert [row.title for row in found.results] == [
+        "Translate the README to Spanish and keep the code samples as they are."
+    ]
