@@ -34,7 +34,7 @@ def checked_id(field: str, value: str) -> str:
     Raises:
         InvalidInput: not a str, empty, longer than 255 bytes of UTF-8, with control characters, or not encodable.
     """
-    if not value or not isinstance(value, str):  # type: ignore[redundant-expr]  # callers may be untyped
+    if not value or not isinstance(value, str):
         raise InvalidInput(f"{field} must be a non-empty string, not {value!r}")
     try:
         size = len(value.encode("utf-8"))

@@ -200,7 +200,7 @@ class _Stores:
         dotted_path = getattr(self._storage.config, setting)
         return base if dotted_path is None else load_class(setting, dotted_path, base)
 
-    def _replaced(self, setting: str, interface: type[S]) -> S | None:
+    def _replaced(self, setting: str, interface: type[Any]) -> Any:
         config = self._storage.config
         dotted_path = getattr(config, setting)
         if dotted_path is None:
@@ -208,7 +208,7 @@ class _Stores:
         if self._executor.in_transaction:
             raise ConfigurationError(f"{dotted_path} ({setting}) replaces this store and has no part in transactions")
         store_class: Any = load_class(setting, dotted_path, interface)
-        return cast("S", DeferredStore(store_class, lambda: store_class.get_instance(config, self.user_id)))
+        return DeferredStore(store_class, lambda: store_class.get_instance(config, self.user_id))
 
 
 class UserStorage(_Stores):

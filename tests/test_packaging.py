@@ -33,9 +33,7 @@ def _run(*command: str | Path, cwd: Path, **environment: str) -> str:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    _run(
-        sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, REPOSITORY, cwd=folder
-    )
+    _run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, REPOSITORY, cwd=folder)
     (path,) = folder.glob("*.whl")
     return path
 
@@ -100,9 +98,7 @@ def test_the_metadata_names_the_versions_and_the_extras(wheel: Path) -> None:
 
 
 def test_the_installed_package_is_not_the_checkout(elsewhere: Path) -> None:
-    where = _run(
-        elsewhere / "venv/bin/python", "-c", "import storage; print(storage.__file__)", cwd=elsewhere
-    )
+    where = _run(elsewhere / "venv/bin/python", "-c", "import storage; print(storage.__file__)", cwd=elsewhere)
     assert Path(where.strip()).is_relative_to(elsewhere)
 
 

@@ -73,9 +73,7 @@ def upgrade() -> None:
         ["user_id", sa.text("coalesce(last_updated_at, created_at)"), "conversation_id"],
         unique=False,
     )
-    op.create_index(
-        "ix_conversation_parent", "conversation", ["user_id", "parent_conversation_id"], unique=False
-    )
+    op.create_index("ix_conversation_parent", "conversation", ["user_id", "parent_conversation_id"], unique=False)
     op.create_table(
         "custom_secret",
         sa.Column("user_id", PlainText(), nullable=False),
@@ -119,9 +117,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("user_id", "path", name=op.f("pk_file")),
     )
     op.create_index(op.f("ix_file_blob_key"), "file", ["blob_key"], unique=False)
-    op.create_index(
-        op.f("ix_file_user_id_conversation_id"), "file", ["user_id", "conversation_id"], unique=False
-    )
+    op.create_index(op.f("ix_file_user_id_conversation_id"), "file", ["user_id", "conversation_id"], unique=False)
     op.create_table(
         "key_encryption_key",
         sa.Column("kek_id", sa.LargeBinary(), nullable=False),
@@ -206,9 +202,7 @@ def upgrade() -> None:
         sa.Column("created_at", UTCDateTime(), nullable=False),
         sa.Column("updated_at", UTCDateTime(), nullable=False),
         sa.CheckConstraint("mode IN ('standard', 'batched')", name=op.f("ck_webhook_endpoint_mode")),
-        sa.CheckConstraint(
-            "state IN ('active', 'paused', 'disabled')", name=op.f("ck_webhook_endpoint_state")
-        ),
+        sa.CheckConstraint("state IN ('active', 'paused', 'disabled')", name=op.f("ck_webhook_endpoint_state")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_endpoint")),
     )
     op.create_index(op.f("ix_webhook_endpoint_user_id"), "webhook_endpoint", ["user_id"], unique=False)
@@ -255,9 +249,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(
             ["endpoint_id"], ["webhook_endpoint.id"], name=op.f("fk_delivery_endpoint_id"), ondelete="CASCADE"
         ),
-        sa.ForeignKeyConstraint(
-            ["event_seq"], ["event.seq"], name=op.f("fk_delivery_event_seq"), ondelete="CASCADE"
-        ),
+        sa.ForeignKeyConstraint(["event_seq"], ["event.seq"], name=op.f("fk_delivery_event_seq"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_delivery")),
         sa.UniqueConstraint("endpoint_id", "event_seq", name=op.f("uq_delivery_endpoint_id_event_seq")),
     )

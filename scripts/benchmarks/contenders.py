@@ -47,8 +47,8 @@ def conversation(number: int, revision: int = 0) -> ConversationMetadata:
 
 
 def row_values(item: ConversationMetadata, *, text: bool) -> dict[str, Any]:
-    """The row of a conversation: times and JSON as SQLite keeps them if `text`, as PostgreSQL's driver takes them else."""
-    values = {name: getattr(item, name, None) for name in COLUMNS}
+    """The row of a conversation, as SQLite keeps its times if `text`, else as PostgreSQL's driver takes them."""
+    values: dict[str, Any] = {name: getattr(item, name, None) for name in COLUMNS}
     values |= {"user_id": USER, "version": 1, "extra": {}, "sealed_extra": None}
     values |= {name: str(values[name]) for name in ("git_provider", "trigger")}
     for name in ("pr_number", "tags", "extra"):

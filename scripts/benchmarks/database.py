@@ -11,6 +11,7 @@ import asyncio
 import random
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -49,14 +50,15 @@ async def timed(calls: Sequence[Callable[[], Awaitable[object]]], tasks: int) ->
 def calls_of(
     contender: Contender, operation: str, rows: int, number: int, round_: int
 ) -> list[Callable[[], Awaitable[object]]]:
-    choice = random.Random(round_)  # noqa: S311 - every contender gets the same numbers
+    """The calls of one round; every contender gets the same places."""
+    choice = random.Random(round_)  # noqa: S311 - repeatable is what is wanted
     places = [choice.randrange(100, rows) for _ in range(number)]
     if operation == "get":
-        return [lambda place=place: contender.get(place) for place in places]
+        return [partial(contender.get, place) for place in places]
     if operation == "page of 20":
-        return [lambda place=place: contender.page(place) for place in places]
+        return [partial(contender.page, place) for place in places]
     items = [conversation(place, round_) for place in places]
-    return [lambda item=item: contender.upsert(item) for item in items]
+    return [partial(contender.upsert, item) for item in items]
 
 
 async def measure(contenders: Sequence[Contender], rows: int, rounds: int) -> dict[tuple[str, int], dict[str, float]]:
@@ -84,6 +86,7 @@ async def measure(contenders: Sequence[Contender], rows: int, rounds: int) -> di
 
 
 def show(title: str, figures: dict[tuple[str, int], dict[str, float]]) -> None:
+    """Print one database's figures."""
     names = list(next(iter(figures.values())))
     ours, floor, plain = names
     table = Table(title=title)
@@ -105,6 +108,7 @@ def show(title: str, figures: dict[tuple[str, int], dict[str, float]]) -> None:
 
 
 def main() -> None:
+    """Measure SQLite, then PostgreSQL."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=7)

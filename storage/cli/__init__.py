@@ -29,9 +29,13 @@ _EXIT_BY_SIGNAL: Final = 128
 
 def version() -> str:
     """The installed release."""
-    import importlib.metadata
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as version_of
 
-    return f"storage {importlib.metadata.version('agent-storage')}"
+    try:
+        return f"storage {version_of('agent-storage')}"
+    except PackageNotFoundError:
+        return "storage (run from a checkout that is not installed)"
 
 
 app = App(

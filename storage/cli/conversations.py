@@ -157,7 +157,6 @@ async def show(
         files = {"count": len(sizes), "bytes": sum(sizes)}
         show_json({"conversation": fields, "sub_conversations": children, "files": files})
         return
-    fields["accumulated_cost"] = money(found.accumulated_cost)
     pairs(
         [
             *(

@@ -17,8 +17,16 @@ if TYPE_CHECKING:
 NOTHING: Final = "-"
 """How an absent value looks in a table."""
 
-WIDE: Final = 120
+WIDE: Final = 160
 """Characters from which on a terminal gets the columns that are only nice to have."""
+
+_READABLE: Final = 12
+"""Characters below which a folded column is a tower of syllables; such a table is printed row by row instead."""
+
+_GAP: Final = 3
+"""Characters between two columns of a framed table."""
+
+_HALF_A_CENT: Final = 0.005
 
 _JOINER: Final = "\u200d"
 """Not printable for Python, yet part of many emoji."""
@@ -79,8 +87,8 @@ def moment(value: datetime | None) -> str:
 
 
 def money(value: float) -> str:
-    """US dollars, to the tenth of a cent under a dollar, where most conversations are."""
-    return f"${value:,.2f}" if value >= 1 or value == 0 else f"${value:.4f}"
+    """US dollars to the cent, so that a column lines up; what costs something never shows as nothing."""
+    return "<$0.01" if 0 < value < _HALF_A_CENT else f"${value:,.2f}"
 
 
 def size(value: int) -> str:
@@ -131,6 +139,12 @@ def _framed(columns: Sequence[Column], rows: list[list[str]]) -> None:
 
     terminal = console()
     kept = [index for index, column in enumerate(columns) if not column.wide or terminal.width >= WIDE]
+    if (
+        _least_width([columns[index] for index in kept], [[row[index] for index in kept] for row in rows])
+        > terminal.width
+    ):
+        _one_by_one(columns, rows)
+        return
     framed = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in (columns[index] for index in kept):
         framed.add_column(
@@ -144,6 +158,21 @@ def _framed(columns: Sequence[Column], rows: list[list[str]]) -> None:
     for row in rows:
         framed.add_row(*(Text(row[index]) for index in kept))
     terminal.print(framed)
+
+
+def _least_width(columns: Sequence[Column], rows: list[list[str]]) -> int:
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, cells)) for cells in zip([column.title for column in columns], *rows, strict=True)]
+    readable = [min(width, _READABLE) if column.wrap else width for column, width in zip(columns, widths, strict=True)]
+    return sum(readable) + _GAP * (len(columns) - 1)
+
+
+def _one_by_one(columns: Sequence[Column], rows: list[list[str]]) -> None:
+    for number, row in enumerate(rows):
+        if number:
+            line()
+        pairs((column.title, cell) for column, cell in zip(columns, row, strict=True))
 
 
 def _aligned(columns: Sequence[Column], rows: list[list[str]]) -> None:

@@ -114,7 +114,7 @@ def _show_usage(report: UsageReport) -> None:
         line()
         table(
             [
-                Column("Largest conversation", wrap=True),
+                Column("Largest conversation"),
                 Column("Title", wrap=True),
                 Column("User", wrap=True),
                 Column("Files", number=True),

@@ -14,7 +14,8 @@ async def status(*, connection: Connection = DEFAULT, json: AsJSON = False) -> i
     Exits with 1 when something is wrong, and says what mends it.
 
     JSON: `{dialect, database, schema: {stored, needed, state}, counts: {…}, file_bytes, database_bytes,
-    file_store: {kind, place}, keys: {state, reason, message, complete, kek_id, provider, where, data_keys}, problems: [{code, message, remedy}]}`.
+    file_store: {kind, place}, keys: {state, reason, message, complete, kek_id, provider, where, data_keys},
+    problems: [{code, message, remedy}]}`.
     """
     async with opened(connection) as storage:
         found = await storage.status()

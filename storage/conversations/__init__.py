@@ -1,0 +1,1 @@
+"""Conversations: their metadata, the store that keeps it, and searching."""

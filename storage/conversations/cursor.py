@@ -18,6 +18,8 @@ from storage.database.types import checked_text, from_microseconds, to_microseco
 from storage.errors import InvalidInput
 
 _FORMAT: Final = 1
+_PARTS: Final = 4
+"""Format, order, sort value, conversation id."""
 _MOST_CHARACTERS: Final = 1024 * 1024
 """Longer than any cursor of a title that a person would write; text from outside is not decoded without a bound."""
 
@@ -69,7 +71,7 @@ def encode_cursor(sort: ConversationSort, value: Any, conversation_id: str) -> s
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def decode_cursor(page_id: str, sort: ConversationSort) -> tuple[Any, str]:
+def decode_cursor(page_id: object, sort: ConversationSort) -> tuple[Any, str]:
     """Sort value and conversation id of a cursor.
 
     Raises:
@@ -84,13 +86,10 @@ def decode_cursor(page_id: str, sort: ConversationSort) -> tuple[Any, str]:
         _refuse("it is not a cursor")
     if not isinstance(decoded, list) or not decoded or decoded[0] != _FORMAT:
         _refuse("it is not a cursor of this release")
+    if len(decoded) != _PARTS or decoded[1] != sort.value:
+        _refuse(f"it belongs to another order than {sort.value!r}")
     try:
-        _, order, value, conversation_id = decoded
-        if order != sort.value:
-            _refuse(f"it belongs to the order {order!r}, not to {sort.value!r}")
-        return _READERS[sort.field](value), _text(conversation_id)
-    except InvalidInput:
-        raise
+        return _READERS[sort.field](decoded[2]), _text(decoded[3])
     except (TypeError, ValueError, OverflowError):
         _refuse("it is damaged")
 

@@ -48,7 +48,7 @@ class ConversationFilters(TypedDict, total=False):
     parent_conversation_id: str | None
     """Sub-conversations of this one."""
     include_sub_conversations: bool
-    """False, the default, leaves out conversations that have a parent, unless `parent_conversation_id` asks for them."""
+    """False, the default, leaves out conversations with a parent, unless `parent_conversation_id` asks for them."""
 
 
 EQUAL_FILTERS: Final = {
@@ -92,7 +92,7 @@ def checked_filters(filters: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def checked_limit(limit: int) -> int:
+def checked_limit(limit: object) -> int:
     """`limit` itself.
 
     Raises:

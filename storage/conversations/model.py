@@ -13,17 +13,13 @@ from typing import Annotated, Any
 from pydantic import (
     AfterValidator,
     AwareDatetime,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
     PrivateAttr,
     Secret,
-    SerializationInfo,
-    SerializerFunctionWrapHandler,
     ValidationError,
-    model_serializer,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
@@ -33,7 +29,7 @@ from storage.database.types import checked_text
 from storage.errors import InvalidInput
 from storage.identity import checked_id
 from storage.providers import ProviderType
-from storage.secret_fields import exposed, secret_fields
+from storage.secrets.fields import SecretModel
 
 MAX_INTEGER = 2**63 - 1
 """Both databases count in 64 bits."""
@@ -102,7 +98,7 @@ class SealedRest:
     problem: str | None = None
 
 
-class ConversationMetadata(BaseModel):
+class ConversationMetadata(SecretModel):
     """A conversation, without its events.
 
     Unknown fields are accepted, kept in `model_extra` and stored. Unknown triggers and git providers are kept as text.
@@ -126,7 +122,8 @@ class ConversationMetadata(BaseModel):
         pydantic.ValidationError (a ValueError): a value does not fit. Inputs are not quoted, for they may be secrets.
     """
 
-    model_config = ConfigDict(extra="allow", validate_assignment=True, hide_input_in_errors=True)
+    # Constants, because the default makes null of NaN in an unknown field, and nobody would know.
+    model_config = ConfigDict(extra="allow", ser_json_inf_nan="constants")
 
     conversation_id: Identifier
     selected_repository: Text | None = None
@@ -168,20 +165,9 @@ class ConversationMetadata(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """The schema of the fields: `_serialize` changes values, and would otherwise reduce it to "an object"."""
+        """The schema of the fields: masking changes values, and would otherwise reduce it to "an object"."""
         fields: Any = {key: value for key, value in core_schema.items() if key != "serialization"}
         return handler(fields)
-
-    @model_serializer(mode="wrap")
-    def _serialize(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
-        dumped: dict[str, Any] = handler(self)
-        if isinstance(info.context, dict) and info.context.get("expose_secrets"):
-            model = type(self)
-            for name in secret_fields(model):
-                shown = (model.model_fields[name].serialization_alias or name) if info.by_alias else name
-                if shown in dumped:
-                    dumped[shown] = exposed(getattr(self, name))
-        return dumped
 
 
 @dataclass(slots=True)
@@ -200,7 +186,7 @@ class ConversationMetadataResultSet:
 def invalid(error: ValidationError, what: str) -> InvalidInput:
     """A pydantic error as ours: `what`, then each field with its rule, without the values.
 
-    Raise it `from None`: the original keeps the inputs, and they may be secrets.
+    Raise it outside of the `except`: the original keeps the inputs, which may be secrets, and would be its context.
     """
     problems = "; ".join(
         f"{'.'.join(map(str, problem['loc'])) or 'the whole'}: {problem['msg']}"

@@ -70,7 +70,7 @@ def _unindexed_sqlite(element: _Unindexed, compiler: Any, **options: Any) -> str
 
 
 def _condition(name: str, order: str | None) -> Any:
-    """A filter, for a page that is read in the order of a field ("" for none), or for a count (None): any index will do."""
+    """A filter, for a page in the order of a field ("" for none), or for a count (None): any index will do."""
     if name == TOP_LEVEL:
         parent = table.c.parent_conversation_id
         return (_Unindexed(parent) if order is not None else parent).is_(None)
@@ -91,7 +91,10 @@ def _condition(name: str, order: str | None) -> Any:
 
 @lru_cache(maxsize=SHAPES_KEPT)
 def page_statement(filters: frozenset[str], sort: ConversationSort, *, first: bool) -> Statement:
-    """A page: COLUMNS, then the sort value. Parameters: user_id, limit, each filter, and unless first after_value, after_id."""
+    """A page: COLUMNS, then the sort value.
+
+    Parameters: user_id, limit, each filter, and unless it is the first one after_value and after_id.
+    """
     key = _SORT_EXPRESSIONS[sort.field]
     conversation_id = table.c.conversation_id
     # The children of one parent are few: found by their own index and then sorted.

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import orjson
-from pydantic import Secret, TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError, to_jsonable_python
+from pydantic import Secret, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticSerializationError
 
 from storage.conversations.model import ConversationMetadata, ConversationTrigger, SealedRest, invalid
 from storage.conversations.table import ConversationTable
@@ -25,6 +26,7 @@ from storage.errors import DatabaseError, EncryptionError, InvalidInput, Tampere
 from storage.identity import LOCAL_USER
 from storage.providers import ProviderType
 from storage.secret_fields import exposed, holds_secret, secret_fields
+from storage.secrets.fields import secret_bytes, validated
 
 M = TypeVar("M", bound=ConversationMetadata)
 
@@ -67,7 +69,9 @@ class BoundRow:
         """The parameters, with the secrets sealed."""
         sealed = self.sealed
         if self.secrets is not None and keys is not None:
-            sealed = keys.seal(SEALED_EXTRA.context(self.parameters), orjson.dumps(self.secrets))
+            for name, value in self.secrets.items():
+                secret_bytes(name, value)  # refuses what must not be stored, by its name
+            sealed = keys.seal(SEALED_EXTRA.context(self.parameters), secret_bytes("the secret fields", self.secrets))
         return {**self.parameters, "sealed_extra": sealed}
 
 
@@ -80,11 +84,7 @@ class ModelCodec(Generic[M]):
         self.model = model
         self.secret_names = secret_fields(model)
         self._is_plain = model is ConversationMetadata
-        self._adapters: dict[str, TypeAdapter[Any]] = {
-            name: TypeAdapter(Annotated[(field.annotation, *field.metadata)])  # type: ignore[misc]
-            for name, field in model.model_fields.items()
-            if name not in _FIELD_SET and name not in self.secret_names
-        }
+        self._declared = model.model_fields.keys() - _FIELD_SET - self.secret_names
 
     # ---- to the row
 
@@ -98,52 +98,46 @@ class ModelCodec(Generic[M]):
         if metadata.user_id not in (None, user_id):
             raise InvalidInput(f"{what} says user_id={metadata.user_id!r}, but this is the store of {user_id!r}")
         values: dict[str, Any] = {**metadata.__dict__, **(metadata.model_extra or {})}
-        try:
-            valid = self.model.__pydantic_validator__.validate_python(values, by_alias=False, by_name=True)
-        except ValidationError as error:
-            raise invalid(error, what) from None
-        parameters = dict(valid.__dict__)
+        rest = metadata._sealed_rest  # noqa: SLF001 - the store's own attribute
+        if rest is not None and rest.problem is not None and any(values[name] is None for name in self.secret_names):
+            # A required secret that could not be opened is None, which its class would refuse.
+            valid: ConversationMetadata = metadata
+            columns = validated(ConversationMetadata, {name: values[name] for name in MODEL_FIELDS}, what)
+        else:
+            valid = columns = validated(self.model, values, what)
+        parameters = {name: columns.__dict__[name] for name in MODEL_FIELDS}
         parameters["user_id"] = user_id
         parameters["version"] = 1
-        parameters["extra"] = self.extra(valid)
+        parameters["extra"] = self.extra_fields(valid)
         bound = BoundRow(parameters)
-        self._bind_secrets(bound, valid, metadata._sealed_rest)  # noqa: SLF001 - the store's own attribute
+        self._bind_secrets(bound, valid, rest)
         return bound
 
-    def extra(self, metadata: ConversationMetadata) -> dict[str, Any]:
+    def extra_fields(self, metadata: ConversationMetadata) -> dict[str, Any]:
         """The fields without a column of their own, as JSON; the secret ones are left out.
 
         Raises:
             InvalidInput: one has no JSON form, or holds a secret that its class does not declare.
         """
-        unknown = metadata.model_extra
-        if not unknown and not self._adapters:
+        unknown = metadata.model_extra or {}
+        if not unknown and not self._declared:
             return {}
-        extra: dict[str, Any] = {}
-        for name, value in {**{name: getattr(metadata, name) for name in self._adapters}, **(unknown or {})}.items():
-            if holds_secret(value):
+        names = self._declared | unknown.keys()
+        for name in names:
+            if holds_secret(getattr(metadata, name)):
                 raise InvalidInput(
                     f"the field {name!r} holds a secret without being declared: use a subclass of"
                     " ConversationMetadata that declares it SecretStr, so that it is sealed"
                 )
-            adapter = self._adapters.get(name)
-            try:
-                extra[name] = (
-                    to_jsonable_python(value) if adapter is None else adapter.dump_python(value, mode="json")
-                )
-            except (PydanticSerializationError, ValueError, RecursionError) as error:
-                raise InvalidInput(f"the field {name!r} cannot be stored: it has no JSON form ({error})") from error
-        return extra
+        try:
+            return metadata.model_dump(mode="json", by_alias=False, include=names, round_trip=True, warnings="error")
+        except (PydanticSerializationError, RecursionError) as error:
+            raise InvalidInput(f"one of the fields {sorted(names)} cannot be stored as JSON: {error}") from error
 
     def secrets(self, metadata: ConversationMetadata) -> dict[str, Any]:
         """The secret fields that are set, in plain, as JSON."""
         values = {name: getattr(metadata, name) for name in self.secret_names}
-        fields = self.model.model_fields
-        return {
-            name: exposed(value)
-            for name, value in values.items()
-            if value is not None and (fields[name].is_required() or value != fields[name].get_default())
-        }
+        return {name: exposed(value) for name, value in values.items() if _is_set(self.model.model_fields[name], value)}
 
     def _bind_secrets(self, bound: BoundRow, metadata: ConversationMetadata, rest: SealedRest | None) -> None:
         secrets = self.secrets(metadata) if self.secret_names else {}
@@ -211,17 +205,20 @@ class ModelCodec(Generic[M]):
 
     def _validated(self, values: dict[str, Any], *, unreadable: bool) -> M:
         try:
-            found: M = self.model.__pydantic_validator__.validate_python(values, by_alias=False, by_name=True)
+            return self.model.model_validate(values, by_alias=False, by_name=True)
         except ValidationError as error:
-            missing = {problem["loc"] for problem in error.errors() if problem["type"] == "missing"}
-            if unreadable and len(missing) == error.error_count() and missing <= {(n,) for n in self.secret_names}:
-                return self.model.model_construct(**values, **{str(name): None for (name,) in missing})
+            missing = {str(problem["loc"][0]) for problem in error.errors() if problem["type"] == "missing"}
+            only_missing = len(missing) == error.error_count()
             what = (
                 f"the stored conversation {values['conversation_id']!r} does not fit {self.model.__qualname__}; give"
                 " new fields a default, and convert old values in a field_validator"
             )
-            raise DatabaseError(str(invalid(error, what))) from None
-        return found
+            problem = str(invalid(error, what))
+        if unreadable and only_missing and missing <= self.secret_names:
+            constructed: Any = self.model.model_construct
+            found: M = constructed(**values, **dict.fromkeys(missing))
+            return found
+        raise DatabaseError(problem)
 
 
 @lru_cache(maxsize=256)
@@ -239,6 +236,12 @@ def _assembled(model: type[M], values: dict[str, Any], extra: dict[str, Any], re
     put(found, "__pydantic_extra__", extra)
     put(found, "__pydantic_private__", {"_sealed_rest": rest})
     return found
+
+
+def _is_set(field: FieldInfo, value: Any) -> bool:
+    if field.is_required():
+        return value is not None
+    return bool(value != field.get_default(call_default_factory=True, validated_data={}))
 
 
 def same_content(parameters: Mapping[str, Any], row: Sequence[Any]) -> bool:

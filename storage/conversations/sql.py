@@ -1,23 +1,16 @@
-"""Conversations in SQL: each verb is one named statement, or one unit of work together with the event that tells of it."""
+"""Conversations in SQL: each verb is one statement, or one unit of work together with the event that tells of it."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol, TypeAlias, Unpack, runtime_checkable
-
-from pydantic import ValidationError
 
 from storage.clock import now
 from storage.conversations import statements as sql
+from storage.conversations.changes import FIXED_FIELDS, assign, check_changeable, checked_usage
 from storage.conversations.cursor import ConversationSort, checked_sort, decode_cursor, encode_cursor
-from storage.conversations.filters import ConversationFilters, checked_filters, checked_limit, suggestion
-from storage.conversations.model import (
-    MAX_INTEGER,
-    ConversationMetadata,
-    ConversationMetadataResultSet,
-    invalid,
-)
+from storage.conversations.filters import ConversationFilters, checked_filters, checked_limit
+from storage.conversations.model import ConversationMetadata, ConversationMetadataResultSet
 from storage.conversations.pages import count_statement, page_statement, reads_many, search_shapes
 from storage.conversations.row import (
     CONVERSATION_ID,
@@ -40,7 +33,6 @@ from storage.errors import (
     IdentifierTaken,
     InvalidInput,
     KeyMissing,
-    UniqueViolation,
 )
 from storage.identity import user_key
 from storage.webhooks import outbox
@@ -50,14 +42,10 @@ __all__ = ["OnDelete", "SQLConversationStore", "SQLStoreConfig", "search_shapes"
 OnDelete: TypeAlias = Callable[[str, str], Unit[Any]]
 """What else goes with a conversation, given the stored user id and the conversation's, in the same transaction."""
 
-MOST_ATTEMPTS: Final = 5
-"""Tries of a write that a concurrent insert of the same id got in the way of: the next one finds the row and decides."""
-
 INLINE_ROWS: Final = 100
 """More ids than this in one `get_all_metadata` are read on a reader's thread."""
 
-_FIXED: Final = frozenset({"conversation_id", "user_id", "version"})
-_COLUMNS: Final = frozenset(ConversationMetadata.model_fields) - _FIXED
+_COLUMNS: Final = frozenset(ConversationMetadata.model_fields) - FIXED_FIELDS
 
 
 @runtime_checkable
@@ -132,9 +120,7 @@ class SQLConversationStore(ConversationStore):
             known = yield from execute(sql.GET_MANY, user_id=self._user_id, conversation_ids=ids)
             taken = yield from execute(sql.TAKEN, user_id=self._user_id, conversation_ids=ids)
             outcomes = _outcomes(rows, {row[CONVERSATION_ID]: row for row in known}, {row[0] for row in taken})
-            created = [
-                row for row, outcome in zip(rows, outcomes, strict=True) if outcome is SaveOutcome.CREATED
-            ]
+            created = [row for row, outcome in zip(rows, outcomes, strict=True) if outcome is SaveOutcome.CREATED]
             yield from execute_many(sql.INSERT, [row.sealed_with(keys) for row in created])
             yield from outbox.record_all([self._saved(row.parameters["conversation_id"], 1) for row in created])
             return outcomes
@@ -143,22 +129,16 @@ class SQLConversationStore(ConversationStore):
 
     async def update_metadata(self, conversation_id: str, **changes: Any) -> None:
         names = frozenset(changes)
-        self._check_changeable(names)
+        check_changeable(self._codec.model, names)
         columns = sorted(names & _COLUMNS)
         sealed = not names.isdisjoint(self._codec.secret_names)
 
         def change(keys: KeySet | None) -> Unit[None]:
-            rows = yield from execute(
-                sql.GET_FOR_UPDATE, user_id=self._user_id, conversation_id=conversation_id
-            )
+            rows = yield from execute(sql.GET_FOR_UPDATE, user_id=self._user_id, conversation_id=conversation_id)
             if not rows:
                 raise _not_found(conversation_id)
             metadata = self._codec.decode(rows[0], self._user_id, keys)
-            try:
-                for name, value in changes.items():
-                    setattr(metadata, name, value)  # the model validates assignments
-            except ValidationError as error:
-                raise invalid(error, f"conversation {conversation_id!r}") from None
+            assign(metadata, changes)
             after = self._codec.bind(metadata, self._user_id).sealed_with(keys)
             written = list(columns)
             if names - _COLUMNS - self._codec.secret_names:
@@ -192,22 +172,20 @@ class SQLConversationStore(ConversationStore):
         context_window: int | None = None,
         per_turn_token: int | None = None,
     ) -> None:
+        usage = checked_usage(
+            cost=cost,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            total_tokens=total_tokens,
+            cache_read_tokens=cache_read_tokens,
+            cache_write_tokens=cache_write_tokens,
+            reasoning_tokens=reasoning_tokens,
+            context_window=context_window,
+            per_turn_token=per_turn_token,
+        )
         parameters = {
-            "add_accumulated_cost": _checked_cost(cost),
-            "add_prompt_tokens": _checked_count("prompt_tokens", prompt_tokens),
-            "add_completion_tokens": _checked_count("completion_tokens", completion_tokens),
-            "add_total_tokens": _checked_count(
-                "total_tokens", prompt_tokens + completion_tokens if total_tokens is None else total_tokens
-            ),
-            "add_cache_read_tokens": _checked_count("cache_read_tokens", cache_read_tokens),
-            "add_cache_write_tokens": _checked_count("cache_write_tokens", cache_write_tokens),
-            "add_reasoning_tokens": _checked_count("reasoning_tokens", reasoning_tokens),
-            "new_context_window": None
-            if context_window is None
-            else _checked_count("context_window", context_window),
-            "new_per_turn_token": None
-            if per_turn_token is None
-            else _checked_count("per_turn_token", per_turn_token),
+            **{f"add_{name}": amount for name, amount in usage.added.items()},
+            **{f"new_{name}": amount for name, amount in usage.replaced.items()},
         }
 
         def add() -> Unit[None]:
@@ -242,9 +220,7 @@ class SQLConversationStore(ConversationStore):
     # ---- reading
 
     async def get_metadata(self, conversation_id: str) -> ConversationMetadata:
-        rows = await self._executor.read(
-            sql.GET, {"user_id": self._user_id, "conversation_id": conversation_id}
-        )
+        rows = await self._executor.read(sql.GET, {"user_id": self._user_id, "conversation_id": conversation_id})
         if not rows:
             raise _not_found(conversation_id)
         return (await self._decode(rows))[0]
@@ -313,24 +289,16 @@ class SQLConversationStore(ConversationStore):
         return codec_of(type(metadata)).bind(metadata, self._user_id)
 
     async def _run(self, unit: Callable[[KeySet | None], Unit[T]], *, seals: bool) -> T:
-        """Run a unit, with the user's keys if it seals.
-
-        ON CONFLICT arbitrates one constraint and the id is part of two, so of two inserts at once on PostgreSQL the
-        second may be refused. It then finds the first one's row.
-        """
-        for attempt in range(1, MOST_ATTEMPTS + 1):
-            try:
-                if not seals:
-                    return await self._executor.run(lambda: unit(None))
-                return await self._key_ring().run(self._executor, self._user_id, unit)
-            except UniqueViolation:
-                if attempt == MOST_ATTEMPTS:
-                    raise
-        raise AssertionError("unreachable")
+        """Run a unit, with the user's keys if it seals."""
+        if not seals:
+            return await self._executor.run(lambda: unit(None))
+        return await self._key_ring().run(self._executor, self._user_id, unit)
 
     def _key_ring(self) -> KeyRing:
         if self._keyring is None:
-            raise KeyMissing("a conversation with secret fields needs a key ring; open the store through Storage.open()")
+            raise KeyMissing(
+                "a conversation with secret fields needs a key ring; open the store through Storage.open()"
+            )
         return self._keyring
 
     async def _decode(self, rows: list[Row]) -> list[ConversationMetadata]:
@@ -349,21 +317,11 @@ class SQLConversationStore(ConversationStore):
         except EncryptionError as error:
             return error
 
-    def _check_changeable(self, names: frozenset[str]) -> None:
-        known = self._codec.model.model_fields
-        for name in sorted(names):
-            if name in _FIXED:
-                raise InvalidInput(f"{name} of a conversation cannot be changed")
-            if name not in known:
-                raise InvalidInput(f"a conversation has no field {name!r}{suggestion(name, set(known) - _FIXED)}")
-
     def _saved(self, conversation_id: str, version: int, changed: list[str] | None = None) -> Change:
         payload: dict[str, Any] = {"created": version == 1}
         if changed is not None:
             payload["changed"] = changed
-        return outbox.change(
-            self._user_id, "conversation.saved", key=conversation_id, version=version, payload=payload
-        )
+        return outbox.change(self._user_id, "conversation.saved", key=conversation_id, version=version, payload=payload)
 
 
 def _outcomes(rows: list[BoundRow], known: dict[str, Row], taken: set[str]) -> list[SaveOutcome]:
@@ -388,15 +346,3 @@ def _outcomes(rows: list[BoundRow], known: dict[str, Row], taken: set[str]) -> l
 
 def _not_found(conversation_id: str) -> ConversationNotFound:
     return ConversationNotFound(f"there is no conversation {conversation_id!r}")
-
-
-def _checked_count(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_INTEGER:
-        raise InvalidInput(f"{name} must be a whole number from 0 to 2**63-1, not {value!r}")
-    return value
-
-
-def _checked_cost(value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise InvalidInput(f"cost must be a number of US dollars from 0 up, not {value!r}")
-    return float(value)

@@ -67,10 +67,7 @@ ADD_USAGE: Final = Statement(
     .where(OWN, ONE)
     .values(
         {name: table.c[name] + bindparam(f"add_{name}", type_=table.c[name].type) for name in _ADDED}
-        | {
-            name: func.coalesce(bindparam(f"new_{name}", type_=BigInteger()), table.c[name])
-            for name in _REPLACED
-        }
+        | {name: func.coalesce(bindparam(f"new_{name}", type_=BigInteger()), table.c[name]) for name in _REPLACED}
         | {"last_updated_at": bindparam("now", type_=table.c.last_updated_at.type)}
         | NEXT_VERSION
     )

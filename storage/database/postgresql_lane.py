@@ -113,10 +113,7 @@ class PostgreSQLLane:
         """Take a connection for an interactive transaction of at most `deadline` seconds."""
         self.check_usable()
         pool = await self._pool()
-        try:
-            connection = await pool.acquire(timeout=self._command_timeout)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-            raise translate(error, "connect") from error
+        connection = await self._acquire(pool)
         transaction = PostgreSQLTransaction(pool, connection, deadline, self._announce, self._open_transactions.discard)
         await transaction.start()
         self._open_transactions.add(transaction)
@@ -150,10 +147,7 @@ class PostgreSQLLane:
         self._under_way += 1
         try:
             pool = await self._pool()
-            try:
-                connection = await pool.acquire(timeout=self._command_timeout)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-                raise translate(error, "connect") from error
+            connection = await self._acquire(pool)
             try:
                 yield connection
             finally:
@@ -162,6 +156,12 @@ class PostgreSQLLane:
             self._under_way -= 1
             if not self._under_way and self._drained is not None:
                 self._drained.get_loop().call_soon_threadsafe(_wake, self._drained)
+
+    async def _acquire(self, pool: Any) -> Any:
+        try:
+            return await pool.acquire(timeout=self._command_timeout)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            raise translate(error, "connect") from error
 
     async def _pool(self) -> Any:
         try:

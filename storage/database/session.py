@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from sqlalchemy import event
@@ -27,8 +28,7 @@ class SessionMaker:
         self._url = url
         self._prepared_statements = prepared_statements
         self._engines = {
-            read_only: PerLoop(lambda read_only=read_only: self._make(read_only), AsyncEngine.dispose)
-            for read_only in (False, True)
+            read_only: PerLoop(partial(self._make, read_only), AsyncEngine.dispose) for read_only in (False, True)
         }
 
     @asynccontextmanager

@@ -13,7 +13,7 @@ from sqlalchemy import Float, Numeric
 from sqlalchemy.dialects.postgresql import asyncpg as _postgresql
 from sqlalchemy.dialects.sqlite import pysqlite as _sqlite
 
-from storage.database.types import dump_json, load_json
+from storage.database.types import Direct, dump_json, load_json
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import Dialect
@@ -90,6 +90,8 @@ class CompiledStatement:
 
 
 def _processor(type_: TypeEngine[Any], dialect: Dialect, kind: str) -> Callable[[Any], Any] | None:
+    if isinstance(type_, Direct):
+        return type_.encoder(dialect.name) if kind == "bind_processor" else type_.decoder(dialect.name)
     implementation = type_.dialect_impl(dialect)
     if kind == "bind_processor":
         return implementation.bind_processor(dialect)

@@ -34,7 +34,8 @@ def upsert(
     """Insert a row, every column from the parameter of its name, or update the row that is there already.
 
     On PostgreSQL only the constraint in `conflict` is arbitrated: where the table has another unique constraint that
-    the same two rows violate, a concurrent insert may still raise UniqueViolation. Run the unit again then.
+    the same two rows violate, a concurrent insert may still raise UniqueViolation. The lane runs the unit again then;
+    in an open transaction it reaches the caller.
 
     Args:
         table: of a SQLModel class: `XTable.__table__`.

@@ -60,6 +60,10 @@ class LocalFileStore(FileStore):
             raise ConfigurationError("file_store_path is not set; name the folder that is to hold the files")
         return cls(config.file_store_path)
 
+    @property
+    def location(self) -> str:
+        return str(self.root)
+
     async def close(self) -> None:
         """Finish what is under way, then end the threads."""
         await asyncio.to_thread(self._pool.shutdown)

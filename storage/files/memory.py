@@ -33,6 +33,10 @@ class MemoryFileStore(FileStore):
         self._files: dict[str, tuple[bytes, datetime, datetime, str | None]] = {}
         self._held_bytes = 0
 
+    @property
+    def location(self) -> str:
+        return "this process, gone when it ends"
+
     async def _write(self, path: str, content: bytes | AsyncIterable[bytes], media_type: str | None) -> FileStat:
         data = content if isinstance(content, bytes) else await self._collect(content)
         old = self._files.get(path)

@@ -169,5 +169,5 @@ CHILDREN: Final = Statement("file.children", _children())
 _sums = (func.count(), cast(func.coalesce(func.sum(_file.c.size), 0), BigInteger))
 
 USAGE: Final = Statement("file.usage", select(*_sums).select_from(_file).where(_of_user))
-TOTAL: Final = Statement("file.total", select(*_sums).select_from(_file))
+TOTAL: Final = Statement("report.file_total", select(*_sums).select_from(_file))
 """The whole table by intention: asked by people, never by a request."""

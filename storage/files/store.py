@@ -91,6 +91,11 @@ class FileStore(ABC):
         """
         return cls()
 
+    @property
+    def location(self) -> str:
+        """Where the bytes are, for people: a folder, a bucket; never with credentials."""
+        return type(self).__name__
+
     # ---- what callers use
 
     async def write(self, path: str, content: Content, *, media_type: str | None = None) -> FileStat:

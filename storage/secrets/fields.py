@@ -151,7 +151,7 @@ def _dumped_as(model: type[BaseModel], name: str) -> set[str]:
 def _shows_itself(value: Any) -> bool:
     """A SecretModel, or a mapping of them, has dumped itself by the same context already."""
     if isinstance(value, Mapping):
-        return any(isinstance(item, SecretModel) for item in value.values())
+        return all(isinstance(item, SecretModel) for item in value.values())
     return isinstance(value, SecretModel)
 
 
@@ -235,6 +235,21 @@ def secret_bytes(name: str, value: Any) -> bytes:
     if len(data) > MAX_SECRET_BYTES:
         raise InvalidInput(f"{name} is {len(data)} bytes long; at most {MAX_SECRET_BYTES} are allowed")
     return data
+
+
+def check_secrets(model: BaseModel) -> None:
+    """Pass if every secret of the model can be stored; for stores that keep models as a whole.
+
+    Raises:
+        InvalidInput: see secret_bytes.
+    """
+    for name in sorted(secret_names(model)):
+        value = getattr(model, name)
+        if _shows_itself(value):
+            for item in value.values() if isinstance(value, Mapping) else [value]:
+                check_secrets(item)
+        elif value is not None:
+            secret_bytes(name, exposed(value))
 
 
 def validated(model: type[M], data: Mapping[str, Any], what: str) -> M:

@@ -25,8 +25,9 @@ from storage.errors import ConfigurationError, EncryptionError, VersionConflict
 from storage.identity import user_key
 from storage.secret_fields import secret_fields
 from storage.secrets.fields import Parts, refuse_unknown, secret_bytes, take_apart, together, validated
+from storage.secrets.model import SecretState
 from storage.settings.model import Settings
-from storage.settings.store import SecretState, SettingsStore, mark_incomplete, refuse_incomplete
+from storage.settings.store import SettingsStore, mark_incomplete, refuse_incomplete
 from storage.settings.table import SettingsTable
 from storage.webhooks import outbox
 

@@ -7,15 +7,13 @@ that each send the whole undo each other.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Final, Literal, Self, TypeAlias
+from typing import Any, Final, Self
 
 from storage.errors import Conflict, EncryptionError, InvalidInput, VersionConflict
 from storage.secret_fields import secret_fields
 from storage.secrets.fields import refuse_unknown, take_apart, together, validated
+from storage.secrets.model import SecretState
 from storage.settings.model import Settings
-
-SecretState: TypeAlias = Literal["set", "unset", "unreadable"]
-"""`unreadable`: something is stored, and no key that is at hand opens it."""
 
 _MOST_ATTEMPTS: Final = 16
 """Tries of the default `update`; each failed one means that another writer got further."""

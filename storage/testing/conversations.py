@@ -235,7 +235,9 @@ class ConversationStoreContract:
 
     async def test_unknown_triggers_and_providers_are_kept_and_shown(self, store: ConversationStore) -> None:
         """They come from a newer release and are no reason to hide a conversation."""
-        await store.save_metadata(ConversationMetadata(conversation_id="c1", trigger="carrier_pigeon", git_provider="sourcehut"))
+        await store.save_metadata(
+            ConversationMetadata(conversation_id="c1", trigger="carrier_pigeon", git_provider="sourcehut")
+        )
         found = await store.get_metadata("c1")
         assert (found.trigger, found.git_provider) == ("carrier_pigeon", "sourcehut")
         assert [metadata.trigger for metadata in (await store.search()).results] == ["carrier_pigeon"]
@@ -444,7 +446,7 @@ class ConversationStoreContract:
     ) -> None:
         """Instead of skipping conversations in silence."""
         cursor = (await store.search(limit=1, sort="title.asc")).next_page_id
-        with pytest.raises(InvalidInput, match=r"title\.asc"):
+        with pytest.raises(InvalidInput, match=r"page_id .* order"):
             await store.search(cursor, 1, sort="title.desc")
 
     @pytest.mark.parametrize("filters", BAD_FILTERS, ids=str)
@@ -487,7 +489,6 @@ class ConversationStoreContract:
             ({"created_at": None}, "created_at"),
             ({"accumulated_cost": float("inf")}, "accumulated_cost"),
             ({"tags": ["nul\0"]}, "tags"),
-            ({"conversation_id": "other"}, "conversation_id"),
             ({"user_id": "other"}, "user_id"),
             ({"version": 7}, "version"),
         ],

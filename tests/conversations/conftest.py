@@ -47,7 +47,7 @@ async def database(migrated_url: str) -> AsyncIterator[Database]:
     await ensure(database, database.url)
     async with database.session() as session:
         connection = await session.connection()
-        for table in ("delivery", "event", "file", "conversation", "data_key", "key_encryption_key"):
+        for table in ("delivery", "event", "file", "conversation", "data_key", "key_encryption_key"):  # children first
             await connection.exec_driver_sql(f"DELETE FROM {table}")
         await session.commit()
     yield database

@@ -19,17 +19,16 @@ from storage.identity import LOCAL_USER
 from storage.tables import EventTable
 from storage.testing.conversations import FULL, ConversationStoreContract
 
+_event = EventTable.__table__.c  # type: ignore[attr-defined]
 EVENTS = Statement(
     "test.events",
-    select(EventTable.user_id, EventTable.type, EventTable.key, EventTable.version, EventTable.payload).order_by(
-        EventTable.seq  # type: ignore[arg-type]
-    ),
+    select(_event.type, _event.key, _event.version, _event.payload).order_by(_event.seq),
     register=False,
 )
 
 
 async def events(database: Database) -> list[tuple[Any, ...]]:
-    return [row[1:] for row in await database.read(EVENTS, {})]
+    return await database.read(EVENTS, {})
 
 
 def one(conversation_id: str = "c1", **values: Any) -> ConversationMetadata:
@@ -42,7 +41,7 @@ class TestSQLConversationStore(ConversationStoreContract):
         return SQLConversationStore(database, user_id)
 
     @pytest.fixture
-    async def other_store(self, database: Database, store: SQLConversationStore) -> SQLConversationStore:  # type: ignore[override]
+    async def other_store(self, database: Database, store: SQLConversationStore) -> SQLConversationStore:
         return SQLConversationStore(database, "another")
 
 
@@ -108,8 +107,7 @@ async def test_deleting_calls_for_what_belongs_to_each_conversation(database: Da
 
     def on_delete(user_id: str, conversation_id: str) -> Unit[None]:
         gone.append((user_id, conversation_id))
-        return
-        yield
+        yield from ()
 
     store = SQLConversationStore(database, user_id, on_delete=on_delete)
     await store.save_many(
@@ -122,8 +120,8 @@ async def test_deleting_calls_for_what_belongs_to_each_conversation(database: Da
 
 async def test_a_deletion_that_fails_half_way_deletes_nothing(database: Database, user_id: str) -> None:
     def on_delete(user_id: str, conversation_id: str) -> Unit[None]:
+        yield from ()
         raise RuntimeError("the files resist")
-        yield
 
     store = SQLConversationStore(database, user_id, on_delete=on_delete)
     await store.save_metadata(one())
@@ -256,7 +254,7 @@ async def test_a_title_of_any_length_is_stored_sorted_and_paged(store: SQLConver
     long = "".join(chr(0x4E00 + (number * 7919) % 20000) for number in range(20_000))
     await store.save_many([one("c1", title=f"{long}b"), one("c2", title=f"{long}a"), one("c3", title="z")])
     assert (await store.get_metadata("c1")).title == f"{long}b"
-    found = []
+    found: list[str] = []
     page_id = None
     while page_id is not None or not found:
         page = await store.search(page_id, 1, sort="title.asc")

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import func, select
+from sqlmodel import select as sqlmodel_select
 
 from storage.database import Change, Database, Executor, Statement, Unit, parse_url
 from storage.database.migrate import ensure
@@ -364,7 +365,7 @@ def test_one_storage_serves_event_loops_one_after_the_other(database_url: str) -
         async with database.transaction() as tx:
             await tx.run(one(f"tx{number}"))
         async with database.session() as session:
-            await session.exec(select(func.count()).select_from(_event))
+            await session.exec(sqlmodel_select(func.count()).select_from(_event))
         return await count(database)
 
     assert [asyncio.run(use(number)) for number in range(3)] == [2, 4, 6]

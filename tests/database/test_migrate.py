@@ -15,8 +15,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from storage.database import Database, Statement, execute, parse_url
-from storage.database import migrate
+from storage.database import Database, Statement, execute, migrate, parse_url
 from storage.database.migrate import HEAD, VERSION_TABLE, SchemaState
 from storage.errors import DatabaseError, SchemaOutdated, SchemaTooNew
 from storage.tables import metadata

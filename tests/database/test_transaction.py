@@ -254,7 +254,7 @@ async def test_calls_of_several_tasks_in_one_transaction_run_one_after_the_other
     assert await count(database) == 20
 
 
-# ---- session()
+# ---- sessions
 
 
 async def test_a_session_reads_and_writes_the_same_database(database: Database) -> None:

@@ -95,6 +95,10 @@ async def opened(url: str) -> Database:
     return database
 
 
+async def put(database: Database, row: dict[str, Any]) -> None:
+    await database.run(lambda: execute(PUT, **row))
+
+
 async def test_every_column_type_comes_back_equal(database_url: str) -> None:
     database = await opened(database_url)
     number = 0
@@ -102,7 +106,7 @@ async def test_every_column_type_comes_back_equal(database_url: str) -> None:
         for value in values:
             number += 1
             row = {**dict.fromkeys(COLUMNS), "id": number, name: value}
-            await database.run(lambda row=row: execute(PUT, **row))
+            await put(database, row)
             ((*found,),) = await database.read(GET, {"id": number})
             assert dict(zip(COLUMNS, found, strict=True)) == row
     await database.close()
@@ -112,7 +116,7 @@ async def test_times_come_back_aware_and_in_utc(database_url: str) -> None:
     database = await opened(database_url)
     for number, value in enumerate(VALUES["time"][:-1]):
         row = {**dict.fromkeys(COLUMNS), "id": number, "time": value}
-        await database.run(lambda row=row: execute(PUT, **row))
+        await put(database, row)
         ((_, found, *_),) = await database.read(GET, {"id": number})
         assert found == value
         assert found.utcoffset() == timedelta(0)
@@ -141,13 +145,13 @@ async def test_what_one_database_cannot_hold_is_refused_by_both(
     database = await opened(database_url)
     row = {**dict.fromkeys(COLUMNS), "id": 1, column: value}
     with pytest.raises(error):
-        await database.run(lambda: execute(PUT, **row))
+        await put(database, row)
     assert await database.read(GET, {"id": 1}) == []
     await database.close()
 
 
 def test_plaintext_is_refused_already_when_it_is_assigned_to_a_sealed_attribute() -> None:
-    row = CustomSecretTable(user_id="u", name="n", description="", value=b"\xe1\x01...")
+    row = CustomSecretTable(user_id="u", name="n", description="", value=b"\xe1\x01...")  # type: ignore[call-arg]
     with pytest.raises(UnsealedValue, match="seal the value first"):
         row.value = b"plaintext"
     assert row.value == b"\xe1\x01..."

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from storage.config import StorageConfig
 from storage.openhands.reader import ConversationRecord, Home, open_home
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from storage.openhands.flaws import Flaw
+
+# How long an example takes says something about the machine, not about the code.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 class StateDirectory:

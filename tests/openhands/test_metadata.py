@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.openhands.metadata import parse_time, read_metadata, shorten, storable
+from tests.openhands.conftest import UNHURRIED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -313,6 +314,7 @@ json_values = st.recursive(
 )
 
 
+@UNHURRIED
 @given(
     st.dictionaries(st.sampled_from(["title", "created_at", "pr_number", "tags", "accumulated_cost", "x"]), json_values)
 )
@@ -323,6 +325,7 @@ def test_any_json_object_becomes_a_row(metadata: dict[str, Any]) -> None:
     json.dumps(fields.extra, allow_nan=False).encode()
 
 
+@UNHURRIED
 @given(json_values)
 def test_what_is_storable_is_left_alone(value: Any) -> None:
     clean, replaced = storable(value)
@@ -331,6 +334,7 @@ def test_what_is_storable_is_left_alone(value: Any) -> None:
     assert storable(clean) == (clean, 0)
 
 
+@UNHURRIED
 @given(st.datetimes(timezones=st.timezones()))
 def test_every_zone_is_the_same_moment(moment: datetime) -> None:
     try:

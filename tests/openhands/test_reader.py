@@ -16,6 +16,7 @@ from storage.openhands.flaws import FLAW_CODES, Flaw, count_by_code
 from storage.openhands.names import storable_id, storable_path
 from storage.openhands.reader import open_home
 from storage.openhands.source import Limits
+from tests.openhands.conftest import UNHURRIED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -279,6 +280,7 @@ def test_names_that_cannot_be_stored_are_escaped(state: StateDirectory, reading:
     assert all(flaw.path.isprintable() and flaw.message.isprintable() for flaw in found.flaws)
 
 
+@UNHURRIED
 @given(
     st.lists(
         st.text(min_size=1).filter(lambda name: "/" not in name and name not in (".", "..")),
@@ -292,6 +294,7 @@ def test_every_name_becomes_a_path_that_the_catalogue_takes(parts: list[str]) ->
     assert storable_path(path) == path
 
 
+@UNHURRIED
 @given(st.text(min_size=1).filter(lambda name: "/" not in name and name not in (".", "..")))
 def test_every_name_becomes_an_id_whose_files_are_found_by_it(name: str) -> None:
     identity = storable_id(name)

@@ -55,6 +55,7 @@ def file(user_id: str, path: str, size: int, conversation_id: str | None) -> Fil
         blob_key=f"blobs/{user_id}/{path}",
         size=size,
         sha256=bytes(32),
+        media_type=None,
         conversation_id=conversation_id,
         version=1,
         created_at=NOVEMBER,

@@ -6,10 +6,12 @@ import asyncio
 import base64
 import hashlib
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, TypeAlias
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import text
 
 from storage.database.database import Database
 from storage.database.migrate import ensure
@@ -69,6 +71,24 @@ async def locked_keyring(database: Database, keyring: KeyRing) -> KeyRing:
     await ring.start()
     assert ring.state == "locked"
     return ring
+
+
+Query: TypeAlias = Callable[..., Awaitable[list[dict[str, Any]]]]
+
+
+@pytest.fixture
+def query(database: Database) -> Query:
+    """Run SQL of one's own past the store, and commit; rows come as dicts, with bytes for blobs."""
+
+    async def run(statement: str, **parameters: Any) -> list[dict[str, Any]]:
+        async with database.session() as session:
+            connection = await session.connection()
+            result = await connection.execute(text(statement), parameters)
+            rows = [dict(row._mapping) for row in result] if result.returns_rows else []
+            await session.commit()
+        return rows
+
+    return run
 
 
 @pytest.fixture

@@ -1,0 +1,103 @@
+"""`storage import openhands` reports what it did, changes nothing the second time, and never the source."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.cli.conftest import EXAMPLE
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Shell
+
+# Where the real state directory is that this project is developed against; it is not part of the project.
+SAMPLE = Path(__file__).parents[3] / "shared" / "samples" / "openhands-home.tar.xz"
+
+
+def test_an_import_ends_with_a_report_and_a_line_for_each_flaw(either_shell: Shell) -> None:
+    outcome = either_shell("import", "openhands", EXAMPLE)
+    assert outcome.code == 0
+    assert "conversations: 12 found, 12 imported" in outcome.output
+    for code in ("masked-secret", "metadata-missing", "naive-time"):
+        assert sum(f"[{code}]" in line for line in outcome.lines) == 1
+    assert "12 of 12 conversations" in outcome.errors.splitlines()[-1]
+
+
+def test_a_second_import_changes_nothing_and_says_so(either_shell: Shell) -> None:
+    first = either_shell("import", "openhands", EXAMPLE, "--json").json
+    before = either_shell.well("status", "--json").json
+    second = either_shell("import", "openhands", EXAMPLE, "--json").json
+    assert (first["changed"], second["changed"]) == (True, False)
+    assert second["total"]["conversations"] == {**first["total"]["conversations"], "imported": 0, "unchanged": 12}
+    assert either_shell.well("status", "--json").json["counts"] == before["counts"]
+    assert "nothing to do" in either_shell("import", "openhands", EXAMPLE).output
+
+
+def test_a_dry_run_reports_the_same_and_writes_nothing(either_shell: Shell) -> None:
+    dry = either_shell("import", "openhands", EXAMPLE, "--dry-run", "--json").json
+    assert set(either_shell.well("status", "--json").json["counts"].values()) == {0}
+    wet = either_shell("import", "openhands", EXAMPLE, "--json").json
+    assert dry == {**wet, "dry_run": True}
+
+
+def test_an_archive_imports_like_the_folder_and_for_another_user(shell: Shell) -> None:
+    archive = shell.folder / "home.tar.gz"
+    with tarfile.open(archive, "w:gz") as packed:
+        packed.add(EXAMPLE, "home")
+    report = shell("import", "openhands", archive, "--user", "carol", "--json").json
+    assert report["total"]["conversations"]["imported"] == 12
+    assert set(report["users"]) == {"carol", "alice", "bob"}
+    assert shell.well("conversations", "count", "--user", "carol").output == "6\n"
+
+
+def test_overwriting_lets_the_source_win(shell: Shell) -> None:
+    home = shell.folder / "home"
+    event = home / "sessions/c1/events/0.json"
+    event.parent.mkdir(parents=True)
+    event.write_text('{"id": 0}')
+    shell("import", "openhands", home)
+    event.write_text('{"id": 0, "changed": true}')
+    kept = shell("import", "openhands", home)
+    assert "[path-taken]" in kept.output
+    assert shell.well("files", "cat", "sessions/c1/events/0.json").output == '{"id": 0}'
+    shell("import", "openhands", home, "--overwrite")
+    assert shell.well("files", "cat", "sessions/c1/events/0.json").content == event.read_bytes()
+
+
+def test_a_source_that_is_none_is_refused_before_anything_is_imported(shell: Shell) -> None:
+    assert "nowhere" in shell.badly("import", "openhands", shell.folder / "nowhere")
+    (shell.folder / "empty").mkdir()
+    assert "empty" in shell.badly("import", "openhands", shell.folder / "empty")
+
+
+def test_names_in_the_source_cannot_steer_a_terminal(shell: Shell) -> None:
+    home = shell.folder / "home"
+    session = home / "sessions/c1"
+    session.mkdir(parents=True)
+    metadata = '{"conversation_id": "c1", "title": "a\\u001b[2Jb\\nc\\u202ed", "created_at": "2025-01-01T00:00:00Z"}'
+    (session / "metadata.json").write_text(metadata)
+    (session / "x\x1b[2Jy.json").write_text("{}")
+    outputs = [
+        shell("import", "openhands", home).output,
+        shell.well("conversations", "list").output,
+        shell.well("conversations", "show", "c1").output,
+        shell.well("files", "ls", "-r").output,
+        shell.well("files", "ls", "-rl").output,
+    ]
+    assert not any(sign in output for output in outputs for sign in ("\x1b", "\u202e"))
+    assert "a\\x1b[2Jb c\\u202ed" in outputs[1]
+
+
+@pytest.mark.skipif(not SAMPLE.exists(), reason="the sample is not on this machine")
+def test_the_sample_is_imported_and_every_flaw_named(either_shell: Shell) -> None:
+    outcome = either_shell("import", "openhands", SAMPLE, "--json")
+    assert outcome.code == 0
+    report = outcome.json
+    found = report["total"]["conversations"]
+    assert found["imported"] == found["found"] - found["skipped"]
+    assert either_shell.well("status", "--json").json["counts"]["conversations"] == found["imported"]
+    assert sum(report["flaw_counts"].values()) == len(report["flaws"])
+    assert either_shell("import", "openhands", SAMPLE, "--json").json["changed"] is False

@@ -1,0 +1,182 @@
+"""The program as a whole: help, versions, usage errors, exit codes, pipes, terminals and how lightly it starts."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from storage.cli import app
+from tests.cli.conftest import EXAMPLE, REPOSITORY, Shell
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+HEAVY = ("sqlalchemy", "alembic", "sqlmodel", "pydantic", "asyncpg", "aiosqlite", "cryptography", "orjson")
+
+
+def commands(parent: Any = app, *words: str) -> Iterator[tuple[str, ...]]:
+    for name in parent:
+        if not name.startswith("-"):
+            yield (*words, name)
+            yield from commands(parent[name], *words, name)
+
+
+@pytest.mark.parametrize("words", [(), *commands()], ids=" ".join)
+def test_every_command_and_option_has_help(shell: Shell, words: tuple[str, ...]) -> None:
+    output = shell.well(*words, "--help", COLUMNS="400").output
+    assert output.startswith(f"Usage: storage{''.join(f' {word}' for word in words)}")
+    for line in output.splitlines():
+        if line.startswith("│"):
+            assert len(line.strip("│ ").split("  ")) > 1, f"no help in: {line}"
+
+
+def test_the_version_is_that_of_the_distribution(shell: Shell) -> None:
+    try:
+        version("agent-storage")
+    except PackageNotFoundError:
+        pytest.skip("run from a checkout that is not installed")
+    assert shell.well("--version").output == f"storage {version('agent-storage')}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "suggestion"),
+    [
+        (("stats",), "status"),
+        (("conversations", "lst"), "list"),
+        (("conversations", "list", "--limt", "3"), "--limit"),
+        (("conversations", "list", "--limit", "many"), "many"),
+        (("conversations", "list", "--sort", "size"), "created"),
+        (("conversations", "list", "--created-after", "yesterday"), "yesterday"),
+        (("conversations", "show"), "CONVERSATION_ID"),
+        (("status", "extra"), "extra"),
+        (("migrate", "--sql", "--dialect", "oracle"), "postgresql"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_2_and_a_suggestion(
+    shell: Shell, words: tuple[str, ...], suggestion: str
+) -> None:
+    outcome = shell(*words)
+    assert (outcome.code, outcome.output) == (2, "")
+    assert suggestion.lower() in outcome.errors.lower()
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "complaint"),
+    [
+        (("status", "--database", "mysql://root:hunter2@db/x"), {}, "'mysql' are not supported"),
+        (("status", "--database", "not a url hunter2"), {}, "database URL cannot be read"),
+        (("status", "--database", "postgresql://me:hunter2@localhost"), {}, "names no database"),
+        (("status", "--database", "postgresql://me:hunter2@127.0.0.1:1/x"), {}, ""),
+        (("init",), {"STORAGE_MASTER_KEY": "hunter2"}, "STORAGE_MASTER_KEY"),
+        (("init",), {"STORAGE_FILE_STORE": "s4"}, "is not a file store"),
+        (("init",), {"STORAGE_FILE_STORE": "s3"}, "is not available in this release"),
+        (("init", "--config", "/nowhere/storage.toml"), {}, "/nowhere/storage.toml"),
+        (("init", "--data-dir", "/dev/null/x"), {}, "/dev/null"),
+    ],
+)
+def test_a_storage_that_cannot_be_opened_is_said_in_one_line_without_secrets(
+    shell: Shell, words: tuple[str, ...], environment: dict[str, str], complaint: str
+) -> None:
+    told = shell.badly(*words, code=1, **environment)
+    assert complaint in told
+    assert "hunter2" not in told
+
+
+def test_a_bug_is_called_one_and_shows_its_traceback_only_with_debug(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("hunter2")
+
+    monkeypatch.setattr("storage.config.StorageConfig.load", fail)
+    told = shell.badly("status", code=70)
+    assert "RuntimeError" in told
+    assert "hunter2" not in told
+    with pytest.raises(RuntimeError):
+        shell("status", "--debug")
+
+
+def test_help_starts_without_the_database_libraries() -> None:
+    script = (
+        "import sys\nfrom storage.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n"
+        f"    print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+def test_a_reader_that_goes_away_is_no_error(shell: Shell) -> None:
+    shell("import", "openhands", EXAMPLE)
+    environment = {**os.environ, **shell.environment, "PYTHONPATH": str(REPOSITORY)}
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "storage", "files", "ls", "-r"],
+            env=environment,
+            stdout=write,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def on_a_terminal(shell: Shell, *words: str, columns: int, **environment: str) -> str:
+    """What a command prints on a terminal of that many columns."""
+    main, side = pty.openpty()
+    variables = {**os.environ, **shell.environment, "PYTHONPATH": str(REPOSITORY), "TERM": "xterm-256color"}
+    variables |= {"COLUMNS": str(columns), **environment}
+    with subprocess.Popen([sys.executable, "-m", "storage", *words], env=variables, stdout=side, stderr=side) as child:
+        os.close(side)
+        parts = []
+        while True:
+            try:
+                part = os.read(main, 65536)
+            except OSError:  # how Linux reports the end of a terminal
+                break
+            if not part:
+                break
+            parts.append(part)
+        os.close(main)
+        assert child.wait() == 0
+    return b"".join(parts).decode()
+
+
+@pytest.mark.parametrize("columns", [40, 80, 160])
+def test_a_table_fits_the_terminal(shell: Shell, columns: int) -> None:
+    shell("import", "openhands", EXAMPLE)
+    output = on_a_terminal(shell, "conversations", "list", columns=columns, NO_COLOR="1")
+    lines = re.sub(r"\x1b\[[01]m", "", output).splitlines()  # bold is no colour
+    assert "\x1b" not in "".join(lines)
+    assert sum("1b7e90d3c5f24a68b0917d5e2c84aa02" in line for line in lines) == 1
+    assert ("─" in output) == (columns > 40)
+    if columns > 40:
+        assert all(len(line) <= columns for line in lines)
+        assert ("Repository" in output) == (columns == 160)
+
+
+def test_an_import_on_a_terminal_ends_with_the_report(shell: Shell) -> None:
+    output = on_a_terminal(shell, "import", "openhands", str(EXAMPLE), columns=80)
+    assert "conversations: 12 found, 12 imported" in output
+
+
+def test_an_output_that_cannot_show_a_character_still_gets_a_line(shell: Shell, tmp_path: Path) -> None:
+    shell("import", "openhands", EXAMPLE)
+    done = subprocess.run(
+        [sys.executable, "-m", "storage", "conversations", "list"],
+        env={**os.environ, **shell.environment, "PYTHONPATH": str(REPOSITORY), "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "R\\xe4ume" in done.stdout
