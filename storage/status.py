@@ -130,4 +130,12 @@ async def read_status(storage: Storage) -> StorageStatus:
         status.problems.append(
             Problem("keys", keys.message, f"put the right master key into {keys.where}; nothing was overwritten")
         )
+    if storage.config.file_store_web_hook_url is not None:
+        status.problems.append(
+            Problem(
+                "webhooks",
+                "file_store_web_hook_url is set, but this release only records events and delivers none",
+                "remove file_store_web_hook_url; the recorded events stay in the table `event`",
+            )
+        )
     return status

@@ -30,7 +30,6 @@ from storage.settings.store import SettingsStore
 if TYPE_CHECKING:
     from sqlmodel.ext.asyncio.session import AsyncSession
 
-    from storage.conversations.sql import SQLConversationStore
     from storage.status import StorageStatus
 
 S = TypeVar("S")
@@ -160,12 +159,21 @@ class _Stores:
     @cached_property
     def conversations(self) -> ConversationStore:
         """Conversations' metadata; see storage.conversations.store."""
-        return self._replaced("conversation_store_class", ConversationStore) or self._sql_conversations
+        replaced: ConversationStore | None = self._replaced("conversation_store_class", ConversationStore)
+        if replaced is not None:
+            return replaced
+        from storage.conversations.sql import SQLConversationStore
+
+        model = self._model("conversation_model", ConversationMetadata)
+        return SQLConversationStore(
+            self._executor, self.user_id, self._storage.keyring, model, on_delete=delete_conversation_files
+        )
 
     @cached_property
     def settings(self) -> SettingsStore:
         """The user's settings; see storage.settings.store."""
-        if replaced := self._replaced("settings_store_class", SettingsStore):
+        replaced: SettingsStore | None = self._replaced("settings_store_class", SettingsStore)
+        if replaced is not None:
             return replaced
         from storage.settings.sql import SQLSettingsStore
 
@@ -175,7 +183,8 @@ class _Stores:
     @cached_property
     def secrets(self) -> SecretsStore:
         """Provider tokens and custom secrets; see storage.secrets.store."""
-        if replaced := self._replaced("secrets_store_class", SecretsStore):
+        replaced: SecretsStore | None = self._replaced("secrets_store_class", SecretsStore)
+        if replaced is not None:
             return replaced
         from storage.secrets.sql import SQLSecretsStore
 
@@ -186,15 +195,6 @@ class _Stores:
     def files(self) -> FileCatalog:
         """The user's files; see storage.files.store."""
         return FileCatalog(self._executor, self._storage.blobs, self.user_id)
-
-    @property
-    def _sql_conversations(self) -> SQLConversationStore:
-        from storage.conversations.sql import SQLConversationStore
-
-        model = self._model("conversation_model", ConversationMetadata)
-        return SQLConversationStore(
-            self._executor, self.user_id, self._storage.keyring, model, on_delete=delete_conversation_files
-        )
 
     def _model(self, setting: str, base: type[S]) -> type[S]:
         dotted_path = getattr(self._storage.config, setting)

@@ -341,11 +341,11 @@ class TestAThirdPartyStoreNamedInTheConfiguration(ConversationStoreContract):
 
 async def test_a_replaced_store_has_no_part_in_transactions_and_says_so(sqlite_url: str, tmp_path: Path) -> None:
     path = f"{DictConversationStore.__module__}.DictConversationStore"
-    async with Storage.open(configured(sqlite_url, tmp_path, conversation_store_class=path)) as storage:
-        async with storage.user("ada").transaction() as tx:
-            await tx.settings.update(language="de")
-            with pytest.raises(ConfigurationError, match="no part in transactions"):
-                _ = tx.conversations
+    config = configured(sqlite_url, tmp_path, conversation_store_class=path)
+    async with Storage.open(config) as storage, storage.user("ada").transaction() as tx:
+        await tx.settings.update(language="de")
+        with pytest.raises(ConfigurationError, match="no part in transactions"):
+            _ = tx.conversations
 
 
 # ---- locked

@@ -5,15 +5,18 @@ A command imports what it needs when it runs, so that `--help` and a misspelt op
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import Final, NoReturn
 
 from cyclopts import App, CycloptsError
 
 from storage.cli import conversations, files, imports, report, secrets, settings, setup, status
+from storage.cli.output import complain
 
 EXIT_FAILED: Final = 1
 """What was asked for could not be done, or does not exist; one line on stderr says why."""
@@ -68,8 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that is not UTF-8 must not turn a title into a crash.
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        if isinstance(stream, TextIOWrapper):
+            # A terminal that is not UTF-8 must not turn a title into a crash.
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(_run(words))
 
 
@@ -80,10 +84,11 @@ def _run(words: list[str]) -> int:
     except CycloptsError:
         return EXIT_USAGE  # cyclopts has printed what is wrong, and what it takes the word for
     except BrokenPipeError:
-        # The reader has seen enough (`storage conversations list | head`). Python would complain while flushing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader has seen enough: `storage conversations list | head`.
+        _forget_output()
         return _EXIT_BY_SIGNAL + signal.SIGPIPE
     except KeyboardInterrupt:
+        complain("interrupted")
         return _EXIT_BY_SIGNAL + signal.SIGINT
     except Exception as error:
         if "--debug" in words:
@@ -92,14 +97,20 @@ def _run(words: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _forget_output() -> None:
+    """Let what is still buffered go nowhere, or Python would fail on it once more while it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _explain(error: Exception) -> int:
-    from storage.cli.output import complain
     from storage.errors import StorageError
 
     if isinstance(error, StorageError):
         complain(str(error))
         return EXIT_FAILED
     if isinstance(error, OSError) and error.strerror:
+        if error.errno == errno.ENOSPC and error.filename is None:
+            _forget_output()
         where = f"{error.filename}: " if error.filename is not None else ""
         complain(f"{where}{error.strerror}")
         return EXIT_FAILED

@@ -145,26 +145,22 @@ async def show(
 
     JSON: `{conversation, sub_conversations: [id], files: {count, bytes}}`.
     """
+    from storage.reporting.usage import conversation_usage
+
     async with opened(connection) as storage:
-        stores = storage.user(user)
-        found = await stores.conversations.get_metadata(conversation_id)
-        children = [
-            child.conversation_id for child in await stores.conversations.get_sub_conversations(conversation_id)
-        ]
-        sizes = [stat.size async for stat in stores.files.walk(f"sessions/{conversation_id}")]
+        store: ConversationStore = storage.user(user).conversations
+        found = await store.get_metadata(conversation_id)
+        children = [child.conversation_id for child in await store.get_sub_conversations(conversation_id)]
+        files, stored = await conversation_usage(storage.database, user, conversation_id)
     fields = found.model_dump(mode="json")
     if json:
-        files = {"count": len(sizes), "bytes": sum(sizes)}
-        show_json({"conversation": fields, "sub_conversations": children, "files": files})
+        show_json({"conversation": fields, "sub_conversations": children, "files": {"count": files, "bytes": stored}})
         return
     pairs(
         [
-            *(
-                (name, ", ".join(map(str, value)) if isinstance(value, list) else value)
-                for name, value in fields.items()
-            ),
-            ("sub_conversations", ", ".join(children)),
-            ("files", f"{counted(len(sizes), 'file')}, {size(sum(sizes))}"),
+            *fields.items(),
+            ("sub_conversations", children),
+            ("files", f"{counted(files, 'file')}, {size(stored)}"),
         ]
     )
 
@@ -209,22 +205,22 @@ async def _page(
         Column("Title", wrap=True),
         Column("Repository", wide=True),
         Column("Model", wide=True),
-        Column("Updated (UTC)"),
+        Column("Created (UTC)" if paging.sort == "created" else "Updated (UTC)"),
         Column("Cost", number=True),
     ]
-    table(columns, [_row(found) for found in page.results])
+    table(columns, [_row(found, created=paging.sort == "created") for found in page.results])
     if page.next_page_id is not None:
         line()
         line(f"more: the same command with --page {page.next_page_id}")
 
 
-def _row(found: ConversationMetadata) -> tuple[Any, ...]:
+def _row(found: ConversationMetadata, *, created: bool) -> tuple[Any, ...]:
     return (
         found.conversation_id,
         found.title,
         found.selected_repository,
         found.llm_model,
-        moment(found.last_updated_at or found.created_at),
+        moment(found.created_at if created else found.last_updated_at or found.created_at),
         money(found.accumulated_cost),
     )
 

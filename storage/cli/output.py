@@ -49,7 +49,6 @@ def line(text: str = "") -> None:
 
 def complain(message: str) -> None:
     """Print one line on stderr that says what is wrong."""
-    sys.stdout.flush()
     sys.stderr.write(f"error: {plain(message)}\n")
 
 
@@ -119,10 +118,23 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[object]], *, title:
 
 def pairs(rows: Iterable[tuple[str, object]]) -> None:
     """Print names and values, one pair a line; values are never cut."""
-    texts = [(name, NOTHING if value is None or value == "" else plain(str(value))) for name, value in rows]
+    texts = [(plain(name), plain(_text(value))) for name, value in rows]
     width = max((len(name) for name, _ in texts), default=0)
     for name, value in texts:
         line(f"{name.ljust(width)}  {value}")
+
+
+def _text(value: object) -> str:
+    """A JSON value as people write it."""
+    match value:
+        case None | "" | [] | {}:
+            return NOTHING
+        case str():
+            return value
+        case list() if not any(isinstance(item, list | dict) for item in value):
+            return ", ".join(map(_text, value))
+        case _:
+            return json.dumps(value, ensure_ascii=False)
 
 
 def console() -> Console:

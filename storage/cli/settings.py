@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_text
 from typing import Any
 
 from cyclopts import App
@@ -33,8 +32,4 @@ async def show(*, user: User = None, connection: Connection = DEFAULT, json: AsJ
     if values is None:
         line("no settings are stored for this user")
         return
-    pairs([*((name, _text(value)) for name, value in values.items()), *states.items()])
-
-
-def _text(value: Any) -> object:
-    return value if isinstance(value, str) or value is None else json_text.dumps(value, ensure_ascii=False)
+    pairs([*values.items(), *states.items()])

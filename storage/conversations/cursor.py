@@ -27,8 +27,8 @@ _MOST_CHARACTERS: Final = 1024 * 1024
 class ConversationSort(StrEnum):
     """An order of search results; ties are broken by conversation id, in the same direction.
 
-    Titles sort bytewise, so that both databases agree, and a conversation without one counts as "". One that was never
-    updated counts from its creation.
+    Titles sort bytewise, so that both databases agree, and by their first 200 characters, because an index entry must
+    fit a page; a conversation without one counts as "". One that was never updated counts from its creation.
     """
 
     CREATED_DESCENDING = "created_at.desc"

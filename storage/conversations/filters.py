@@ -51,6 +51,9 @@ class ConversationFilters(TypedDict, total=False):
     """False, the default, leaves out conversations with a parent, unless `parent_conversation_id` asks for them."""
 
 
+TITLE_CHARACTERS: Final = 200
+"""How much of a title sorts: whole ones would not fit an index entry (2,704 bytes on PostgreSQL)."""
+
 EQUAL_FILTERS: Final = {
     "repository": "selected_repository",
     "branch": "selected_branch",
@@ -120,7 +123,7 @@ def sort_key(metadata: ConversationMetadata, sort: ConversationSort) -> tuple[An
     value = {
         "created_at": metadata.created_at,
         "last_updated_at": metadata.last_updated_at or metadata.created_at,
-        "title": (metadata.title or "").encode(),
+        "title": (metadata.title or "")[:TITLE_CHARACTERS].encode(),
         "accumulated_cost": metadata.accumulated_cost,
     }[sort.field]
     return value, metadata.conversation_id.encode()

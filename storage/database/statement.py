@@ -25,7 +25,7 @@ Row: TypeAlias = tuple[Any, ...]
 """One row, a tuple in the order of the statement's columns, each value decoded by its column's type."""
 
 DIALECTS: Final[Mapping[DialectName, Dialect]] = {
-    "sqlite": _sqlite.dialect(),  # type: ignore[no-untyped-call]
+    "sqlite": _sqlite.dialect(),
     "postgresql": _postgresql.dialect(json_serializer=dump_json, json_deserializer=load_json),  # type: ignore[no-untyped-call]
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import ColumnElement, bindparam, exists, func, literal_column, select
+from sqlalchemy import ColumnElement, bindparam, func, literal_column, select
 from sqlalchemy.dialects.postgresql import insert
 
 from storage.database.statement import Statement
@@ -25,7 +25,14 @@ MASTER_KEYS: Final = Statement(
         _kek.kek_id,
         _kek.check_value,
         _kek.retired_at,
-        exists(select(1).where(_key.kek_id == _kek.kek_id).correlate(KeyEncryptionKeyTable)).label("in_use"),
+        # One row of the index at most. PostgreSQL would turn EXISTS into a hash of every user's data key.
+        select(literal_column("1"))
+        .where(_key.kek_id == _kek.kek_id)
+        .correlate(KeyEncryptionKeyTable)
+        .limit(1)
+        .scalar_subquery()
+        .is_not(None)
+        .label("in_use"),
     ),
 )
 """(kek_id, check_value, retired_at, in_use) of every master key; a handful of rows."""

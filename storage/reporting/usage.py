@@ -74,6 +74,18 @@ async def usage_report(executor: Executor, user_id: str | None = None, *, top: i
     )
 
 
+async def conversation_usage(executor: Executor, user_id: str | None, conversation_id: str) -> tuple[int, int]:
+    """How many files a conversation of this user has, and their bytes together.
+
+    Raises:
+        InvalidInput: a user id that cannot be one.
+        DatabaseError: the database failed.
+    """
+    parameters = {"user_id": user_key(user_id), "conversation_id": conversation_id}
+    [(files, size)] = await executor.read(_OF_CONVERSATION, parameters)
+    return files, size
+
+
 def _statements(*, of_one_user: bool) -> dict[str, Statement]:
     size = cast(func.coalesce(func.sum(_file.c.size), 0), BigInteger).label("bytes")
     queries = {
@@ -100,5 +112,11 @@ def _statements(*, of_one_user: bool) -> dict[str, Statement]:
     return {name: Statement(f"report.usage_{name}_{whose}", query) for name, query in queries.items()}
 
 
+_OF_CONVERSATION: Final = Statement(
+    "file.usage_of_conversation",
+    select(func.count(), cast(func.coalesce(func.sum(_file.c.size), 0), BigInteger)).where(
+        _file.c.user_id == bindparam("user_id"), _file.c.conversation_id == bindparam("conversation_id")
+    ),
+)
 _EVERYBODY: Final = _statements(of_one_user=False)
 _ONE_USER: Final = _statements(of_one_user=True)

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +18,6 @@ from tests.cli.conftest import EXAMPLE, REPOSITORY, Shell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 HEAVY = ("sqlalchemy", "alembic", "sqlmodel", "pydantic", "asyncpg", "aiosqlite", "cryptography", "orjson")
 
@@ -102,6 +102,30 @@ def test_a_bug_is_called_one_and_shows_its_traceback_only_with_debug(
     assert "hunter2" not in told
     with pytest.raises(RuntimeError):
         shell("status", "--debug")
+
+
+def test_an_interrupted_command_ends_as_shells_expect(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("storage.config.StorageConfig.load", interrupt)
+    assert shell("status").code == 130
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device on this system")
+def test_an_output_without_room_is_an_error(shell: Shell) -> None:
+    shell.well("init")
+    environment = {**os.environ, **shell.environment, "PYTHONPATH": str(REPOSITORY)}
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "storage", "status"],
+            env=environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
 
 
 def test_help_starts_without_the_database_libraries() -> None:
