@@ -43,8 +43,9 @@ def exposed(value: Any) -> Any:
     try:
         return to_jsonable_python(value)
     except (PydanticSerializationError, ValueError):
-        # No cause: it may quote the value.
-        raise InvalidInput(f"a secret of type {type(value).__name__} cannot be stored: it has no JSON form") from None
+        problem = f"a secret of type {type(value).__name__} cannot be stored: it has no JSON form"
+    # Raised out here: the original may quote the value, and would be kept as the context.
+    raise InvalidInput(problem)
 
 
 def holds_secret(value: Any) -> bool:

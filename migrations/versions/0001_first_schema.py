@@ -64,7 +64,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_conversation_title",
         "conversation",
-        ["user_id", sa.text("coalesce(title, '')"), "conversation_id"],
+        ["user_id", sa.text("substr(coalesce(title, ''), 1, 200)"), "conversation_id"],
         unique=False,
     )
     op.create_index(

@@ -16,7 +16,7 @@ from typing import Final, NoReturn
 from cyclopts import App, CycloptsError
 
 from storage.cli import conversations, files, imports, report, secrets, settings, setup, status
-from storage.cli.output import complain
+from storage.cli.output import complain, warnings_as_lines
 
 EXIT_FAILED: Final = 1
 """What was asked for could not be done, or does not exist; one line on stderr says why."""
@@ -74,7 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if isinstance(stream, TextIOWrapper):
             # A terminal that is not UTF-8 must not turn a title into a crash.
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(_run(words))
+    with warnings_as_lines():
+        code = _run(words)
+    sys.exit(code)
 
 
 def _run(words: list[str]) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from storage.cli.connection import DEFAULT, AsJSON, Connection, flag, opened
-from storage.cli.output import line, plain, show_json
+from storage.cli.output import complain, line, plain, show_json
 
 if TYPE_CHECKING:
     from storage.openhands.importer import Progress
@@ -34,12 +34,13 @@ async def openhands(
     overwrite: Annotated[bool, flag("Let the source win where the storage has something else.")] = False,
     connection: Connection = DEFAULT,
     json: AsJSON = False,
-) -> None:
+) -> int:
     """Import an OpenHands state directory: conversations, events, settings and secrets.
 
     The source is only read. Running it again imports what is missing and changes nothing else, so an interrupted import
     is continued by repeating it. What is broken is repaired as far as the source tells, and each repair, skip and
-    guess is reported as a flaw; flaws alone do not make it fail.
+    guess is reported as a flaw; flaws alone do not make it fail. It exits with 1 when secrets were left out because the
+    master key is not at hand.
 
     JSON: `{source, dry_run, changed, recovered, total, users, flaw_counts, flaws: [{code, path, message}]}`, where
     `total` and each user have `{conversations, files, settings, secrets}`, each `{found, imported, overwritten,
@@ -52,12 +53,19 @@ async def openhands(
             report = await import_home(
                 storage, source, user=user, dry_run=dry_run, overwrite=overwrite, progress=progress
             )
+        locked = storage.keyring.state == "locked"
     if json:
         show_json(report.as_dict())
-        return
-    for text in report.lines():
-        indent = text[: len(text) - len(text.lstrip())]
-        line(indent + plain(text.strip()))
+    else:
+        for text in report.lines():
+            indent = text[: len(text) - len(text.lstrip())]
+            line(indent + plain(text.strip()))
+    if locked and (report.total("secrets").skipped or report.total("settings").skipped):
+        complain(
+            "secrets were left out: the master key is not at hand. Mend what `storage status` says, and import again"
+        )
+        return 1
+    return 0
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -50,6 +52,22 @@ def line(text: str = "") -> None:
 def complain(message: str) -> None:
     """Print one line on stderr that says what is wrong."""
     sys.stderr.write(f"error: {plain(message)}\n")
+
+
+class _WarningLines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(f"warning: {plain(record.getMessage())}\n")
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Print what the library warns of as one line each on stderr, meanwhile."""
+    log, handler = logging.getLogger("storage"), _WarningLines(logging.WARNING)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
 
 
 def show_json(value: Any) -> None:

@@ -55,8 +55,12 @@ _columns = ConversationTable.__table__.c  # type: ignore[attr-defined]
 UPDATED = func.coalesce(_columns.last_updated_at, _columns.created_at)
 """When a conversation last changed; one that never did counts from its creation."""
 
-TITLE = func.coalesce(_columns.title, literal_column("''"))
-"""The title to sort by. A literal and not a parameter, because an index serves only the very same expression."""
+TITLE = func.substr(
+    func.coalesce(_columns.title, literal_column("''")), literal_column("1"), literal_column("200"), type_=PlainText()
+)
+"""The title to sort by: its first 200 characters, because PostgreSQL refuses an index entry of more than 2.7 kB.
+
+Literals and not parameters, because an index serves only the very same expression."""
 
 # One index a sort order of `search`, each with the id as the tie-breaker of its keyset and readable both ways.
 Index("ix_conversation_created", _columns.user_id, _columns.created_at, _columns.conversation_id)

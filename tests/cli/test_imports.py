@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.conftest import EXAMPLE
+from tests.cli.conftest import EXAMPLE, WRONG_KEY
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Shell
@@ -71,6 +71,20 @@ def test_a_source_that_is_none_is_refused_before_anything_is_imported(shell: She
     assert "nowhere" in shell.badly("import", "openhands", shell.folder / "nowhere")
     (shell.folder / "empty").mkdir()
     assert "empty" in shell.badly("import", "openhands", shell.folder / "empty")
+
+
+def test_without_the_key_all_but_the_secrets_is_imported_and_it_fails(either_shell: Shell) -> None:
+    secret = either_shell.folder / "first"
+    secret.mkdir()
+    (secret / "secrets.json").write_text('{"custom_secrets": {"A": {"secret": "x"}}}')
+    assert either_shell("import", "openhands", secret).code == 0
+    outcome = either_shell("import", "openhands", EXAMPLE, "--json", STORAGE_MASTER_KEY=WRONG_KEY)
+    assert outcome.code == 1
+    assert "storage status" in outcome.errors.splitlines()[-1]
+    assert outcome.json["total"]["conversations"]["imported"] == 12
+    assert outcome.json["total"]["secrets"]["imported"] == 0
+    second = either_shell("import", "openhands", EXAMPLE, "--json")
+    assert (second.code, second.json["total"]["secrets"]["imported"]) == (0, 4)
 
 
 def test_names_in_the_source_cannot_steer_a_terminal(shell: Shell) -> None:

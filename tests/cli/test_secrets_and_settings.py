@@ -49,7 +49,9 @@ def test_no_command_shows_a_secret(example: Shell) -> None:
 
 
 def test_without_the_key_secrets_are_unreadable_and_the_rest_is_shown(example: Shell) -> None:
-    shown = example.well("settings", "show", "--json", STORAGE_MASTER_KEY=WRONG_KEY).json
+    outcome = example.well("settings", "show", "--json", STORAGE_MASTER_KEY=WRONG_KEY)
+    assert outcome.errors.startswith("warning: secrets are locked")
+    shown = outcome.json
     assert shown["settings"]["language"] == "en"
     assert shown["secrets"]["llm_api_key"] == "unreadable"
     listed = example.well("secrets", "list", "--json", STORAGE_MASTER_KEY=WRONG_KEY).json
