@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from storage import (
     Change,
     ConversationMetadata,
+    ConversationStore,
     Settings,
     Storage,
     StorageConfig,
@@ -333,10 +334,20 @@ HalfAStore.__abstractmethods__ = frozenset({"search"})
 
 class TestAThirdPartyStoreNamedInTheConfiguration(ConversationStoreContract):
     @pytest.fixture
-    async def store(self, sqlite_url: str, tmp_path: Path) -> AsyncIterator[Any]:
+    async def opened(self, sqlite_url: str, tmp_path: Path) -> AsyncIterator[Storage]:
+        DictConversationStore.everything.clear()
         path = f"{DictConversationStore.__module__}.DictConversationStore"
         async with Storage.open(configured(sqlite_url, tmp_path, conversation_store_class=path)) as storage:
-            yield storage.user("ada").conversations
+            yield storage
+        DictConversationStore.everything.clear()
+
+    @pytest.fixture
+    async def store(self, opened: Storage) -> ConversationStore:
+        return opened.user().conversations
+
+    @pytest.fixture
+    async def other_store(self, opened: Storage) -> ConversationStore:
+        return opened.user("bob").conversations
 
 
 async def test_a_replaced_store_has_no_part_in_transactions_and_says_so(sqlite_url: str, tmp_path: Path) -> None:
