@@ -5,6 +5,7 @@ A secret is whatever is declared as one: SecretStr, SecretBytes or Secret[T], al
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from typing import Any, Final, get_args
 
@@ -48,6 +49,12 @@ def exposed(value: Any) -> Any:
     raise InvalidInput(problem)
 
 
+def field_value(model: BaseModel, name: str) -> Any:
+    """The value of a field, declared or not. `getattr` takes an undeclared `copy` or `version` for the method."""
+    undeclared = model.model_extra
+    return undeclared[name] if undeclared and name in undeclared else getattr(model, name)
+
+
 def holds_secret(value: Any) -> bool:
     """Whether a value, whatever it was declared as, holds a secret."""
     if isinstance(value, _SECRET_TYPES):
@@ -58,6 +65,8 @@ def holds_secret(value: Any) -> bool:
         return any(map(holds_secret, value.values()))
     if isinstance(value, list | tuple | set | frozenset):
         return any(map(holds_secret, value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return any(holds_secret(getattr(value, field.name, None)) for field in fields(value))
     return False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Optional
 
 import pytest
@@ -9,7 +10,7 @@ from pydantic import BaseModel, Field, Secret, SecretBytes, SecretStr
 from typing_extensions import TypeAliasType
 
 from storage.errors import InvalidInput
-from storage.secret_fields import exposed, holds_secret, secret_fields
+from storage.secret_fields import exposed, field_value, holds_secret, secret_fields
 
 Named = TypeAliasType("Named", dict[str, SecretStr])
 
@@ -84,3 +85,22 @@ def test_what_has_no_json_form_is_refused_without_showing_it() -> None:
 @pytest.mark.parametrize("value", ["text", None, 5, ["a"], {"a": {"b": 1}}, Node()], ids=repr)
 def test_what_holds_no_secret_is_told_apart(value: Any) -> None:
     assert not holds_secret(value)
+
+
+def test_a_secret_inside_a_dataclass_is_found_by_value() -> None:
+    @dataclass
+    class Account:
+        name: str
+        key: Any
+
+    assert holds_secret([Account("ada", SecretStr("s"))])
+    assert not holds_secret(Account("ada", "s"))
+    assert not holds_secret(Account)
+
+
+def test_an_undeclared_field_is_read_also_if_it_is_named_like_a_method() -> None:
+    class Open(BaseModel, extra="allow"):
+        declared: int = 1
+
+    model = Open.model_validate({"copy": 2, "declared": 3})
+    assert [field_value(model, name) for name in ("copy", "declared")] == [2, 3]

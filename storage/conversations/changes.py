@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -46,6 +47,9 @@ def assign(metadata: ConversationMetadata, changes: Mapping[str, Any]) -> None:
     raise problem
 
 
+_LARGEST: Final[Mapping[type, int | float]] = {int: MAX_INTEGER, float: sys.float_info.max}
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What a call of a model used.
@@ -57,6 +61,11 @@ class Usage:
 
     added: dict[str, int | float]
     replaced: dict[str, int | None]
+
+    @property
+    def most(self) -> dict[str, int | float]:
+        """By field, the largest sum that this can still be added to."""
+        return {name: _LARGEST[type(amount)] - amount for name, amount in self.added.items()}
 
 
 def checked_usage(

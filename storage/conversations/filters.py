@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Final, TypedDict
 
@@ -169,8 +169,11 @@ def _checked_text(name: str, value: Any) -> str:
 def _checked_time(name: str, value: Any) -> datetime:
     if not isinstance(value, datetime):
         raise InvalidInput(f"{name} must be a datetime with a timezone, not {type(value).__name__}")
-    to_microseconds(value)
-    return value
+    to_microseconds(value)  # refuses a naive one, with the reason
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise InvalidInput(f"{name} must lie within the years 1 to 9999 in UTC") from None
 
 
 def _checked_tags(name: str, value: Any) -> list[str]:

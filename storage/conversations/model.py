@@ -50,11 +50,19 @@ class ConversationTrigger(StrEnum):
     BITBUCKET = "bitbucket"
 
 
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+"""asyncpg makes PostgreSQL's infinities of these two, and naive times of those."""
+
+
 def _in_utc(value: datetime) -> datetime:
+    """An aware time in UTC; raises ValueError outside the years 1 to 9999, and for their first and last microsecond."""
     try:
-        return value.astimezone(UTC)
-    except OverflowError as error:
-        raise ValueError("the time lies outside the years 1 to 9999 in UTC") from error
+        moved = value.astimezone(UTC)
+    except OverflowError:
+        moved = _LAST
+    if not _FIRST < moved < _LAST:
+        raise ValueError("the time does not lie within the years 1 to 9999 in UTC")
+    return moved
 
 
 def _plain(value: Any) -> Any:

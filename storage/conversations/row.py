@@ -25,7 +25,7 @@ from storage.encryption.registry import SealedColumn, register
 from storage.errors import DatabaseError, EncryptionError, InvalidInput, Tampered
 from storage.identity import LOCAL_USER
 from storage.providers import ProviderType
-from storage.secret_fields import exposed, holds_secret, secret_fields
+from storage.secret_fields import exposed, field_value, holds_secret, secret_fields
 from storage.secrets.fields import secret_bytes, validated
 
 M = TypeVar("M", bound=ConversationMetadata)
@@ -128,7 +128,7 @@ class ModelCodec(Generic[M]):
             return {}
         names = self._declared | unknown.keys()
         for name in names:
-            if holds_secret(getattr(metadata, name)):
+            if holds_secret(field_value(metadata, name)):
                 raise InvalidInput(
                     f"the field {name!r} holds a secret without being declared: use a subclass of"
                     " ConversationMetadata that declares it SecretStr, so that it is sealed"

@@ -23,6 +23,7 @@ from storage.conversations.row import (
 from storage.conversations.store import DEFAULT_SORT, ConversationStore, SaveOutcome
 from storage.database.change import Change
 from storage.database.statement import Row
+from storage.database.types import checked_text
 from storage.database.unit import Executor, T, Unit, execute, execute_many
 from storage.encryption.keyring import KeyRing
 from storage.encryption.keyset import KeySet
@@ -185,6 +186,7 @@ class SQLConversationStore(ConversationStore):
         )
         parameters = {
             **{f"add_{name}": amount for name, amount in usage.added.items()},
+            **{f"most_{name}": amount for name, amount in usage.most.items()},
             **{f"new_{name}": amount for name, amount in usage.replaced.items()},
         }
 
@@ -197,6 +199,8 @@ class SQLConversationStore(ConversationStore):
                 **parameters,
             )
             if not rows:
+                if (yield from execute(sql.EXISTS, user_id=self._user_id, conversation_id=conversation_id)):
+                    raise InvalidInput(f"the sums of conversation {conversation_id!r} are too large to add that much")
                 raise _not_found(conversation_id)
             yield from outbox.record_all([self._saved(conversation_id, rows[0][0], ["usage"])])
 
@@ -233,7 +237,7 @@ class SQLConversationStore(ConversationStore):
         return user_key(user_id) == self._user_id and await self.exists(conversation_id)
 
     async def get_all_metadata(self, conversation_ids: Iterable[str]) -> list[ConversationMetadata | None]:
-        ids = list(conversation_ids)
+        ids = [checked_text(conversation_id) for conversation_id in conversation_ids]
         if not ids:
             return []
         rows = await self._executor.read(

@@ -64,7 +64,8 @@ _REPLACED: Final = ("context_window", "per_turn_token")
 ADD_USAGE: Final = Statement(
     "conversation.add_usage",
     update(table)
-    .where(OWN, ONE)
+    # SQLite would make an inexact number of an overflow, and PostgreSQL an error of no use to the caller.
+    .where(OWN, ONE, *(table.c[name] <= bindparam(f"most_{name}", type_=table.c[name].type) for name in _ADDED))
     .values(
         {name: table.c[name] + bindparam(f"add_{name}", type_=table.c[name].type) for name in _ADDED}
         | {name: func.coalesce(bindparam(f"new_{name}", type_=BigInteger()), table.c[name]) for name in _REPLACED}

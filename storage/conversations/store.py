@@ -105,7 +105,7 @@ class ConversationStore(ABC):
             per_turn_token: replaces the stored number, unless None.
 
         Raises:
-            InvalidInput: a negative or infinite number.
+            InvalidInput: a negative or infinite number, or a sum that would not fit any more.
             ConversationNotFound: there is none of this id.
         """
 

@@ -17,6 +17,7 @@ from typing import Final
 from storage.encryption.local_keys import LocalKeys, MasterKey, parse_master_keys
 from storage.encryption.providers import ProviderHealth
 from storage.errors import KeyMissing, KeyUnavailable
+from storage.private_folder import make_private_folder
 
 _POSIX: Final = os.name == "posix"
 """On Windows a file in the user's profile is private by its inherited ACL, and mode bits say nothing."""
@@ -106,7 +107,7 @@ def _create(path: Path) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(8)}")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(path.parent)
         try:
             _write_durably(temporary, f"{_COMMENT}{MasterKey.generate().encoded()}\n".encode())
             with suppress(FileExistsError):

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
 from storage.database.unit import Executor
@@ -98,7 +98,8 @@ class FileCatalog(FileStore):
     async def write_many(self, items: Iterable[tuple[str, Content]]) -> list[Written]:
         """Store many files in one transaction; the results are in the order of the items.
 
-        A file that holds the same bytes already is left as it is, so that repeating a call changes nothing.
+        A file that holds the same bytes already is left as it is, so that repeating a call changes nothing. If its blob
+        is gone, repeating the call brings it back.
 
         Raises:
             PathRejected: a path breaks the rule; nothing was written.
@@ -118,7 +119,9 @@ class FileCatalog(FileStore):
             if entry is not None and isinstance(content, bytes) and len(content) == entry.stat.size:
                 digest = await _sha256(content)
                 if digest == entry.digest:
-                    return None
+                    if await self._blobs.exists(entry.blob_key):
+                        return None
+                    return replace(await self._put(path, content, guess_media_type(path)), replaces=entry.blob_key)
             return await self._put(path, content, guess_media_type(path))
 
         blobs = [blob for blob in await each(put, list(contents.items()), BLOB_CONCURRENCY) if blob is not None]

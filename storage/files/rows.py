@@ -43,13 +43,14 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """Stored bytes on their way to becoming a row."""
+    """Stored bytes on their way to becoming a row; `replaces` is the key of a blob of the same bytes that is gone."""
 
     path: str
     key: str
     size: int
     digest: bytes
     media_type: str | None
+    replaces: str | None = None
 
 
 def delete_conversation_files(user_id: str, conversation_id: str) -> Unit[int]:
@@ -86,7 +87,11 @@ def save_all(user_id: str, blobs: Sequence[Blob]) -> Unit[dict[str, Written]]:
     paths = [blob.path for blob in blobs]
     before = {row[0]: decode(row) for row in (yield from execute(sql.LOCK_ALL, user_id=user_id, paths=paths))}
     # Somebody else may have written the same bytes since the caller looked.
-    changed = [blob for blob in blobs if (found := before.get(blob.path)) is None or found.digest != blob.digest]
+    changed = [
+        blob
+        for blob in blobs
+        if (found := before.get(blob.path)) is None or found.digest != blob.digest or found.blob_key == blob.replaces
+    ]
     result = {blob.path: Written(before[blob.path].stat, "unchanged") for blob in blobs if blob.path in before}
     if not changed:
         return result

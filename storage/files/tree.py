@@ -22,9 +22,7 @@ from storage.errors import Conflict, FileAccessDenied, FileStoreUnavailable
 from storage.files.draft import Draft, described, flush, folder_in_the_way, typed
 from storage.files.paths import MAX_PATH_BYTES, TEMPORARY_NAME, is_stored_name
 from storage.files.store import FileStat, missing
-
-FOLDER_MODE: Final = 0o700
-"""Private to the user, as the files in it are."""
+from storage.private_folder import FOLDER_MODE, make_private_folder
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO that somebody put there must not wait for its other end.
@@ -221,7 +219,7 @@ class Tree:
         except FileNotFoundError:
             if not create:
                 raise
-        self.root.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        make_private_folder(self.root)
         parent = os.open(self.root.parent, _FOLDER)
         try:
             flush(parent)

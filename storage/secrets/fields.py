@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -29,7 +29,7 @@ from pydantic import (
 from pydantic_core import PydanticSerializationError
 
 from storage.errors import InvalidInput
-from storage.secret_fields import exposed, holds_secret, secret_fields
+from storage.secret_fields import exposed, field_value, holds_secret, secret_fields
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -58,7 +58,7 @@ class SecretModel(BaseModel):
         shown: dict[str, Any] = handler(self)
         expose = isinstance(info.context, Mapping) and bool(info.context.get(EXPOSE))
         for name in secret_names(self):
-            value = getattr(self, name)
+            value = field_value(self, name)
             for key in _dumped_as(type(self), name) & shown.keys():
                 if expose:
                     shown[key] = shown[key] if _shows_itself(value) else exposed(value)
@@ -67,12 +67,31 @@ class SecretModel(BaseModel):
         return shown
 
     def __getstate__(self) -> dict[Any, Any]:
-        if any(getattr(self, name) is not None for name in secret_names(self)):
+        if any(field_value(self, name) is not None for name in secret_names(self)):
             raise TypeError(
                 f"{type(self).__name__} holds secrets and is never pickled: pass the user's id and load it where it is "
                 "needed, or pass model_dump(context={'expose_secrets': True}) if it may be seen"
             )
         return super().__getstate__()
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy, with the fields of `update` in place of its own.
+
+        If a secret or undeclared field is among them, the copy is validated, which pydantic leaves out: it would show a
+        key that was given as plain text.
+
+        Raises:
+            pydantic.ValidationError (a ValueError): a value does not fit.
+        """
+        harmless = type(self).model_fields.keys() - secret_fields(type(self))
+        if not update or harmless >= update.keys():
+            return super().model_copy(update=update, deep=deep)
+        copied = super().model_copy(deep=deep)
+        made = type(self).model_validate({**_values(copied), **update}, by_alias=False, by_name=True)
+        put = object.__setattr__  # the class may be frozen
+        put(made, "__pydantic_fields_set__", copied.model_fields_set | update.keys())
+        put(made, "__pydantic_private__", copied.__pydantic_private__)
+        return made
 
 
 class StoredModel(SecretModel):
@@ -196,10 +215,16 @@ def take_apart(model: BaseModel, without: Iterable[str] = ()) -> Parts:
         without: fields to leave out too.
 
     Raises:
-        InvalidInput: a value that JSON does not have; the mask in place of a secret; a secret that is too long.
+        InvalidInput: a value that JSON does not have, or a secret in a field that is not declared as one.
     """
     left_out = set(without)
     secrets = secret_names(model) - left_out
+    for name in type(model).model_fields.keys() - secrets - left_out:
+        if holds_secret(getattr(model, name)):
+            raise InvalidInput(
+                f"the field {name!r} of {type(model).__name__} holds a secret, and its declaration does not say so; "
+                "declare it SecretStr, Secret[…], or a pydantic model that has such fields"
+            )
     problem = ""
     plain: dict[str, Any] = {}
     try:
@@ -211,7 +236,7 @@ def take_apart(model: BaseModel, without: Iterable[str] = ()) -> Parts:
     if problem:
         # Raised out here, so that the error, which may hold the value, is not kept as its context.
         raise InvalidInput(f"{type(model).__name__} cannot be stored as JSON: {problem}")
-    values = {name: exposed(getattr(model, name)) for name in sorted(secrets)}
+    values = {name: exposed(field_value(model, name)) for name in sorted(secrets)}
     plain.update({name: None for name, value in values.items() if value is None})
     return Parts(plain, {name: value for name, value in values.items() if value is not None})
 
@@ -244,7 +269,7 @@ def check_secrets(model: BaseModel) -> None:
         InvalidInput: see secret_bytes.
     """
     for name in sorted(secret_names(model)):
-        value = getattr(model, name)
+        value = field_value(model, name)
         if _shows_itself(value):
             for item in value.values() if isinstance(value, Mapping) else [value]:
                 check_secrets(item)
@@ -266,6 +291,15 @@ def validated(model: type[M], data: Mapping[str, Any], what: str) -> M:
     raise InvalidInput(f"{what}: {problems}")
 
 
+def revalidated(model: M, what: str) -> M:
+    """The model validated once more: lists are edited in place, and what `model_construct` makes never was.
+
+    Raises:
+        InvalidInput: see validated.
+    """
+    return validated(type(model), _values(model), what)
+
+
 def refuse_unknown(model: type[BaseModel], names: Iterable[str]) -> None:
     """Pass if the model declares every name.
 
@@ -277,6 +311,10 @@ def refuse_unknown(model: type[BaseModel], names: Iterable[str]) -> None:
             nearest = difflib.get_close_matches(name, model.model_fields, n=1)
             hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
             raise InvalidInput(f"{model.__name__} has no field {name!r}{hint}")
+
+
+def _values(model: BaseModel) -> dict[str, Any]:
+    return {**model.__dict__, **(model.model_extra or {})}
 
 
 def _explained(error: ValidationError) -> str:

@@ -130,7 +130,7 @@ class UserSecrets(StoredModel):
     # Copies are shallow: everything inside is unchangeable, and a mappingproxy cannot be copied.
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy with the fields of `update`, which are not validated, in place of its own."""
+        """A copy, with the fields of `update` in place of its own. See SecretModel."""
         return super().model_copy(update=update)
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:

@@ -24,7 +24,7 @@ from storage.errors import ConfigurationError, EncryptionError, InvalidInput, Ve
 from storage.identity import new_id, user_key
 from storage.providers import ProviderType
 from storage.secrets import statements as sql
-from storage.secrets.fields import Parts, secret_bytes, take_apart, together, validated
+from storage.secrets.fields import Parts, revalidated, secret_bytes, take_apart, together, validated
 from storage.secrets.model import CustomSecret, ProviderToken, SecretInfo, SecretState, UserSecrets
 from storage.secrets.store import Listing, SecretsStore, checked_custom, checked_token, no_secret
 from storage.webhooks import outbox
@@ -175,6 +175,7 @@ class SQLSecretsStore(SecretsStore):
     async def store(self, secrets: UserSecrets, expected_version: int | None = None) -> int:
         if not isinstance(secrets, UserSecrets):
             raise InvalidInput(f"secrets must be a UserSecrets object, not {type(secrets).__name__}")
+        secrets = revalidated(secrets, "secrets")
         parts = take_apart(secrets, without=_BY_KIND)
         wanted = _entries(secrets)
 
@@ -186,13 +187,12 @@ class SQLSecretsStore(SecretsStore):
                     "them again, and apply the change to what is there now"
                 )
             changes: list[Change] = []
-            lost = head["sealed_extra"] is not None
+            _refuse_loss(keys, head["sealed_extra"])
             for kind in sql.KINDS:
                 rows = yield from execute(kind.hold_all, owner=self._user_id)
                 there = {row[0]: _row(kind, row) for row in rows}
-                lost = lost or any(row[kind.sealed.column] is not None for row in there.values())
-                if lost and isinstance(keys, EncryptionError):
-                    raise keys
+                for row in there.values():
+                    _refuse_loss(keys, row[kind.sealed.column])
                 changes += yield from self._replace(keys, kind, there, wanted[kind.name])
             extra = self._extra(keys, head, parts)
             if not changes and head["version"] and all(extra[name] == head[name] for name in extra):
@@ -378,6 +378,14 @@ def _opened_or_none(keys: KeySet, context: SealContext, sealed: bytes) -> bytes 
         return keys.open(context, sealed)
     except EncryptionError:
         return None
+
+
+def _refuse_loss(keys: Keys, sealed: bytes | None) -> None:
+    """Pass if nothing is lost with `sealed`: what only lacks its key can be read once that is back."""
+    if sealed is not None:
+        held = _held(keys)
+        if is_sealed(sealed):
+            held.get(data_key_id_of(sealed))
 
 
 def _held(keys: Keys) -> KeySet:

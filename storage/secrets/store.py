@@ -67,7 +67,8 @@ class SecretsStore(ABC):
         Raises:
             VersionConflict: they have changed since; nothing was written.
             InvalidInput: a mask in place of a secret; a secret longer than 1 MiB; what cannot be stored.
-            KeyMissing, KeyMismatch, KeyUnavailable: nothing was written.
+            KeyMissing, KeyMismatch, KeyUnavailable: the key of these or of stored secrets is not at hand; nothing was
+                written. The single verbs replace or delete one that is lost for good, by its name.
         """
 
     async def list(self) -> Listing:

@@ -31,13 +31,16 @@ Text = Annotated[str, AfterValidator(checked_text)]
 """Text without NUL."""
 Number = Annotated[int, Field(ge=-MOST, le=MOST)]
 
-# Names of undeclared fields that hold a credential by every convention: GITHUB_TOKEN, db-password, apiKey.
+# Names of undeclared fields that hold a credential by every convention: GITHUB_TOKEN, db-password, apiKey, api_key_old.
 _NAMED_SECRET: Final = re.compile(
-    r"(?:^|[_\-.])(?i:(?:api)?key|token|secret|password|passwd|passphrase|credentials?|authorization)$"
-    r"|[a-z0-9](?:Key|Token|Secret|Password|Passphrase|Credentials?)$"
+    r"(?:^|[_\-.])(?i:key|token|secrets?|passwords?|passwd|passphrase|credentials?|authorization)$"
+    r"|[a-z0-9](?:Key|Token|Secrets?|Passwords?|Passphrase|Credentials?)$"
+    r"|(?i:api[_\-.]?keys?(?:$|[_\-.])|(?:access|auth|bearer|refresh)[_\-.]?tokens$)"
 )
 # Tokens do not belong into settings; older releases of the seed system kept them there, under either name.
 _MISPLACED: Final = ("secrets_store", "secret_store")
+_HIDDEN: Final = frozenset({"env", "headers"})
+# Objects of which every value may be a secret, whatever its name.
 _HARMLESS: Final = frozenset({"name", "command", "type", "transport", "description", "timeout", "disabled", "enabled"})
 
 
@@ -145,7 +148,9 @@ class Settings(StoredModel):
 
 def _is_named_secret(name: str, value: Any) -> bool:
     if isinstance(value, Mapping):
-        return any(_is_named_secret(str(key), item) for key, item in value.items())
+        # Below a name that says so everything is: {"api_keys": {"openai": …}}.
+        named = _NAMED_SECRET.search(name) is not None
+        return any(_is_named_secret(name if named else str(key), item) for key, item in value.items())
     if isinstance(value, list | tuple):
         return any(_is_named_secret(name, item) for item in value)
     return isinstance(value, str) and bool(value) and _NAMED_SECRET.search(name) is not None
@@ -153,7 +158,7 @@ def _is_named_secret(name: str, value: Any) -> bool:
 
 def _masked(name: str, value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _masked(str(key), item) for key, item in value.items()}
+        return {key: _masked(name if name in _HIDDEN else str(key), item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_masked(name, item) for item in value]
     if value is None or isinstance(value, bool) or value == "" or name in _HARMLESS:

@@ -21,10 +21,18 @@ from storage.encryption.envelope import OVERHEAD_BYTES, SealContext, data_key_id
 from storage.encryption.keyring import KeyRing
 from storage.encryption.keyset import KeySet
 from storage.encryption.registry import SealedColumn, register
-from storage.errors import ConfigurationError, EncryptionError, VersionConflict
+from storage.errors import ConfigurationError, EncryptionError, Tampered, VersionConflict
 from storage.identity import user_key
 from storage.secret_fields import secret_fields
-from storage.secrets.fields import Parts, refuse_unknown, secret_bytes, take_apart, together, validated
+from storage.secrets.fields import (
+    Parts,
+    refuse_unknown,
+    revalidated,
+    secret_bytes,
+    take_apart,
+    together,
+    validated,
+)
 from storage.secrets.model import SecretState
 from storage.settings.model import Settings
 from storage.settings.store import SettingsStore, mark_incomplete, refuse_incomplete
@@ -139,7 +147,7 @@ class SQLSettingsStore(SettingsStore):
         if sealed:
             stored = _open(row, await self._keyring.keys_for(self._executor, self._user_id, sealed))
         for name, error in stored.failures.items():
-            raise type(error)(f"settings.{name} of {self._user_id!r} cannot be read: {error}") from error
+            raise self._unreadable(name, error)
         return self._settings(stored)
 
     async def load_without_secrets(self) -> Settings | None:
@@ -191,7 +199,7 @@ class SQLSettingsStore(SettingsStore):
 
     async def store(self, settings: Settings, expected_version: int | None = None) -> int:
         refuse_incomplete(settings)
-        parts = take_apart(settings)
+        parts = take_apart(revalidated(settings, "settings"))
 
         def unit(keys: Keys, *, may_seal: bool) -> Unit[int]:
             while True:
@@ -201,8 +209,10 @@ class SQLSettingsStore(SettingsStore):
                         f"the settings of {self._user_id!r} are at version {stored.version}, not {expected_version}: "
                         "load them again, and apply the change to what is there now"
                     )
-                if isinstance(keys, EncryptionError) and stored.failures:
-                    raise keys
+                for name, error in stored.failures.items():
+                    # What was altered is lost. What only lacks its key is not, and is replaced only by its name.
+                    if not isinstance(error, Tampered):
+                        raise self._unreadable(name, error)
                 written = yield from self._write(stored, parts, keys if may_seal else None, frozenset(SEALED))
                 if written is not None:
                     return written
@@ -211,7 +221,7 @@ class SQLSettingsStore(SettingsStore):
 
     async def update(self, **changes: Any) -> Settings:
         refuse_unknown(self.model, changes)
-        named = secret_fields(self.model).intersection(changes)
+        named = (secret_fields(self.model) | SEALED.keys()).intersection(changes)
 
         def unit(keys: Keys, *, may_seal: bool) -> Unit[Settings]:
             while True:
@@ -247,6 +257,11 @@ class SQLSettingsStore(SettingsStore):
             except _MustSealError:
                 pass
         return await self._keyring.run(self._executor, self._user_id, lambda held: unit(held, may_seal=True))
+
+    def _unreadable(self, name: str, error: EncryptionError) -> EncryptionError:
+        told = type(error)(f"settings.{name} of {self._user_id!r} cannot be read: {error}")
+        told.__cause__ = error
+        return told
 
     def _lock(self, keys: Keys) -> Unit[_Stored]:
         rows = yield from execute(LOCK, owner=self._user_id)
@@ -293,11 +308,14 @@ class SQLSettingsStore(SettingsStore):
             default = Settings.model_fields[name].default
             # A subclass may declare a field more widely than its column, or secret: then the column has no say.
             row[name] = plain.pop(name) if plain.get(name) is not None else default
-        values = {name: secret.pop(name, None) for name in SEALED if name != _REST}
+        # A subclass may also declare that nothing is secret about a field; its column is sealed all the same.
+        values = {
+            name: secret.pop(name) if name in secret else plain.pop(name, None) for name in SEALED if name != _REST
+        }
         row["extra"] = {
             name: value
             for name, value in plain.items()
-            if name not in SEALED and not (name in _PLAIN and Settings.model_fields[name].default is None)
+            if not (name in _PLAIN and Settings.model_fields[name].default is None)
         }
         return row, {**values, _REST: secret or None}
 
@@ -345,11 +363,10 @@ def _changed(stored: _Stored, after: Mapping[str, Any], values: Mapping[str, Any
         defaults = {name: Settings.model_fields[name].default for name in _PLAIN}
         before = {**defaults, **dict.fromkeys(SEALED), "extra": {}}
     changed = {name for name in (*_PLAIN, *SEALED) if before[name] != after[name]}
-    changed.update(_differing(before["extra"], after["extra"]))
     if _REST in changed:
         changed.remove(_REST)
         changed.update(_differing(stored.opened.get(_REST) or {}, values[_REST] or {}))
-    return sorted(changed)
+    return sorted(changed | _differing(before["extra"], after["extra"]))
 
 
 def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> set[str]:

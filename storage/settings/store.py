@@ -56,7 +56,8 @@ class SettingsStore(ABC):
         Raises:
             VersionConflict: they have changed since; nothing was written.
             InvalidInput: read by `load_without_secrets`; a mask in place of a secret; what JSON cannot hold.
-            KeyMissing, KeyMismatch, KeyUnavailable: secrets are, or would be, stored and the master key is not at hand.
+            KeyMissing, KeyMismatch, KeyUnavailable: secrets are, or would be, stored and their key is not at hand. Then
+                nothing was written; `update` replaces or unsets, by its name, one that is lost for good.
         """
 
     async def update(self, **changes: Any) -> Settings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import pickle
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -88,6 +88,21 @@ def test_times_are_kept_in_utc() -> None:
     metadata = ConversationMetadata.model_validate({"conversation_id": "c1", "created_at": "2026-03-01T14:00:00+02:00"})
     assert metadata.created_at == NOON
     assert metadata.created_at.utcoffset() == timedelta(0)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        datetime.min.replace(tzinfo=UTC),
+        datetime.max.replace(tzinfo=UTC),
+        datetime.min.replace(tzinfo=timezone(timedelta(hours=14))),
+        datetime.max.replace(tzinfo=timezone(timedelta(hours=-14))),
+    ],
+    ids=str,
+)
+def test_a_time_that_one_of_the_databases_would_bend_is_refused(moment: datetime) -> None:
+    with pytest.raises(ValidationError, match="within the years 1 to 9999"):
+        ConversationMetadata(conversation_id="c1", created_at=moment)
 
 
 def test_unknown_fields_are_kept() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import select
 
 from storage.conversations.model import ConversationMetadata
@@ -263,6 +265,71 @@ async def test_a_title_of_any_length_is_stored_sorted_and_paged(store: SQLConver
     assert sorted(found) == ["c1", "c2", "c3"]
     assert found[0] == "c3"
     assert await store.count(title=long[-100:]) == 2
+
+
+@pytest.mark.parametrize(
+    ("stored", "added"),
+    [
+        ({"prompt_tokens": 2**63 - 1}, {"prompt_tokens": 1, "total_tokens": 0}),
+        ({"reasoning_tokens": 2**62}, {"reasoning_tokens": 2**62}),
+        ({"accumulated_cost": 1e308}, {"cost": 1e308}),
+    ],
+    ids=str,
+)
+async def test_a_sum_that_would_not_fit_is_refused_and_changes_nothing(
+    store: SQLConversationStore, stored: dict[str, Any], added: dict[str, Any]
+) -> None:
+    await store.save_metadata(one(**stored))
+    before = await store.get_metadata("c1")
+    with pytest.raises(InvalidInput, match="too large"):
+        await store.add_usage("c1", **added)
+    assert await store.get_metadata("c1") == before
+    await store.add_usage("c1", completion_tokens=2**62)
+    with pytest.raises(ConversationNotFound):
+        await store.add_usage("c2", **added)
+
+
+async def test_times_at_the_ends_of_the_calendar_come_back_page_and_filter(store: SQLConversationStore) -> None:
+    microsecond = timedelta(microseconds=1)
+    first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+    times = {"a": first + microsecond, "b": datetime(2026, 1, 1, tzinfo=UTC), "c": last - microsecond}
+    for conversation_id, moment in times.items():
+        await store.save_metadata(one(conversation_id, created_at=moment))
+        assert (await store.get_metadata(conversation_id)).created_at == moment
+    page = await store.search(limit=1)
+    found = page.results
+    while page.next_page_id is not None:
+        page = await store.search(page.next_page_id, 1)
+        found += page.results
+    assert [metadata.conversation_id for metadata in found] == ["c", "b", "a"]
+    assert await store.count(created_after=first, created_before=last) == 3
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        datetime.min.replace(tzinfo=timezone(timedelta(hours=14))),
+        datetime.max.replace(tzinfo=timezone(timedelta(hours=-14))),
+    ],
+    ids=str,
+)
+async def test_a_time_that_utc_does_not_have_is_refused_alike(store: SQLConversationStore, moment: datetime) -> None:
+    with pytest.raises(InvalidInput, match="created_before must lie within the years 1 to 9999"):
+        await store.count(created_before=moment)
+
+
+@pytest.mark.parametrize("conversation_id", ["a\0b", "\ud800"], ids=ascii)
+async def test_text_that_no_database_holds_is_refused_alike(store: SQLConversationStore, conversation_id: str) -> None:
+    for call in (store.get_metadata, store.exists, store.delete_metadata, store.get_sub_conversations):
+        with pytest.raises(InvalidInput, match=r"NUL|surrogate"):
+            await call(conversation_id)
+    with pytest.raises(InvalidInput, match=r"NUL|surrogate"):
+        await store.get_all_metadata(["c1", conversation_id])
+
+
+async def test_an_undeclared_secret_named_like_a_method_is_refused(store: SQLConversationStore) -> None:
+    with pytest.raises(InvalidInput, match="'copy' holds a secret"):
+        await store.save_metadata(one(copy=SecretStr("s")))
 
 
 async def test_only_conversations_are_stored(store: SQLConversationStore) -> None:

@@ -26,7 +26,7 @@ from storage.files import catalog as catalog_module
 from storage.files.catalog import FileCatalog, delete_conversation_files, total_usage
 from storage.files.local import LocalFileStore
 from storage.files.memory import MemoryFileStore
-from storage.files.store import FileStore
+from storage.files.store import Content, FileStore
 from storage.testing.files import FileStoreContract, pieces
 from storage.webhooks.table import EventTable
 
@@ -128,7 +128,7 @@ async def test_a_rolled_back_write_leaves_nothing_visible(
     database.on_commit(announced.extend)
     await files.write("kept", b"old")
     await files.write("deleted", b"old")
-    with pytest.raises(RuntimeError, match="changed my mind"):  # noqa: PT012 - the block is what is rolled back
+    with pytest.raises(RuntimeError, match="changed my mind"):
         async with database.transaction() as transaction:
             inside = FileCatalog(transaction, blobs, user_id)
             await inside.write("kept", b"new")
@@ -228,6 +228,18 @@ async def test_a_missing_blob_is_damage_and_not_a_missing_file(files: FileCatalo
 
 
 # ---- many files
+
+
+async def test_writing_the_same_bytes_again_brings_a_lost_blob_back(
+    files: FileCatalog, blobs: MemoryFileStore, user_id: str, database: Database
+) -> None:
+    items: list[tuple[str, Content]] = [("lost", b"1"), ("kept", b"2")]
+    await files.write_many(items)
+    [lost] = [path for path in await keys(blobs) if await blobs.read(path) == b"1"]
+    await blobs.delete(lost)
+    assert [written.outcome for written in await files.write_many(items)] == ["changed", "unchanged"]
+    assert await files.read_many(["lost", "kept"]) == {"lost": b"1", "kept": b"2"}
+    assert [row[1] for row in await events(database, user_id)] == ["lost", "kept", "lost"]
 
 
 async def test_writing_many_tells_new_changed_and_unchanged_apart(
@@ -385,7 +397,7 @@ async def test_deleting_a_conversations_files_takes_all_of_its_places_and_no_oth
     await files.write_many([(path, b"") for path in own + others])
     stranger = FileCatalog(database, blobs, f"{user_id}-other")
     await stranger.write(own[0], b"")
-    with pytest.raises(RuntimeError, match="rolled back"):  # noqa: PT012 - the block is what is rolled back
+    with pytest.raises(RuntimeError, match="rolled back"):
         async with database.transaction() as transaction:
             assert await transaction.run(lambda: delete_conversation_files(user_id, "c1")) == 3
             raise RuntimeError("rolled back")

@@ -217,6 +217,45 @@ async def test_without_the_key_an_empty_set_and_hosts_can_be_stored(
     assert [info.state for info in await locked.list()] == ["unset"]
 
 
+async def test_storing_never_replaces_a_secret_whose_data_key_is_lost(
+    store: SecretsStore, user_id: str, query: Query
+) -> None:
+    await store.store(UserSecrets(**SEVERAL, undeclared="b"))
+    before = await rows(query, user_id)
+    await query("UPDATE data_key SET user_id = :other WHERE user_id = :user_id", user_id=user_id, other=f"{user_id}-2")
+    store._keyring.forget()  # type: ignore[attr-defined]
+    for secrets in (UserSecrets(), UserSecrets(custom_secrets={"EMPTY": {"secret": "new"}})):
+        with pytest.raises(KeyMissing):
+            await store.store(secrets)
+    assert await rows(query, user_id) == before
+    await store.set_custom_secret("EMPTY", "entered again")
+    assert (await store.get_custom_secret("EMPTY")).secret.get_secret_value() == "entered again"
+
+
+# ---- what is stored can be loaded
+
+
+async def test_undeclared_fields_may_be_named_like_properties_and_methods(store: SecretsStore) -> None:
+    secrets = UserSecrets(version=3, copy={"a": [MARKER]})
+    await store.store(secrets)
+    assert await store.load() == secrets
+    assert secrets.model_dump(context={"expose_secrets": True})["version"] == 3
+
+
+async def test_a_set_that_could_not_be_loaded_again_is_not_stored(store: SecretsStore) -> None:
+    wrong = UserSecrets.model_construct(custom_secrets={"a\nb": {"secret": MARKER}})  # type: ignore[dict-item]
+    with pytest.raises(InvalidInput, match="unprintable") as caught:
+        await store.store(wrong)
+    assert MARKER not in "".join(traceback.format_exception(caught.value))
+    assert await store.load() is None
+
+
+def test_a_copy_of_a_set_with_secrets_in_plain_text_hides_them() -> None:
+    copied = UserSecrets().model_copy(update={"custom_secrets": {"A": {"secret": MARKER}}, "more": MARKER})
+    assert MARKER not in f"{copied!r} {copied.model_dump()} {copied.model_dump_json()}"
+    assert copied.get_env_vars() == {"A": MARKER}
+
+
 # ---- subclasses
 
 

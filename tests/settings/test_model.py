@@ -105,6 +105,31 @@ def test_aliased_secrets_are_masked_and_exposed_under_their_alias() -> None:
     assert "123456" not in repr(settings)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"llm_api_key": MARKER}, {"mcp_config": {"env": {"name": MARKER}}}, {"my_token": MARKER}], ids=repr
+)
+def test_a_copy_with_a_secret_in_plain_text_hides_it(changes: dict[str, Any]) -> None:
+    settings = Settings(language="de")
+    copied = settings.model_copy(update=changes)
+    assert MARKER not in f"{copied!r} {copied.model_dump()} {copied.model_dump_json()}"
+    assert copied.model_dump(context={"expose_secrets": True}) == {
+        **settings.model_dump(context={"expose_secrets": True}),
+        **changes,
+    }
+    assert copied.model_fields_set == {"language", *changes}
+
+
+def test_a_copy_with_a_secret_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValidationError, match="search_api_key"):
+        Settings().model_copy(update={"search_api_key": 5})
+
+
+def test_whatever_is_in_the_environment_or_headers_of_a_server_is_masked() -> None:
+    places = {"env": {"name": MARKER, "type": MARKER}, "headers": {"description": MARKER, "url": [f"https://{MARKER}"]}}
+    settings = Settings(mcp_config={"stdio_servers": [places]})
+    assert MARKER not in f"{settings!r} {settings.model_dump()} {settings.model_dump_json()}"
+
+
 def test_settings_with_secrets_are_not_pickled() -> None:
     with pytest.raises(TypeError, match="holds secrets"):
         pickle.dumps(marked())
@@ -178,7 +203,22 @@ def test_undeclared_fields_named_like_a_secret_are_taken_for_one(name: str) -> N
     assert MARKER not in repr(settings)
 
 
-@pytest.mark.parametrize("name", ["monkey", "tokens_per_minute", "keyboard", "secretary"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"llm_api_key_for_byor": MARKER},
+        {"api_keys": {"openai": MARKER}},
+        {"credentials": {"user": "ada", "value": [MARKER]}},
+        {"auth_tokens": [MARKER]},
+        {"OLD_PASSWORDS": [MARKER]},
+    ],
+    ids=str,
+)
+def test_secrets_below_a_name_that_says_so_are_taken_for_such(field: dict[str, Any]) -> None:
+    assert MARKER not in repr(Settings(**field))
+
+
+@pytest.mark.parametrize("name", ["monkey", "tokens_per_minute", "keyboard", "secretary", "shortcut_keys"])
 def test_other_undeclared_fields_stay_as_they_are(name: str) -> None:
     assert getattr(Settings(**{name: "plain"}), name) == "plain"
 

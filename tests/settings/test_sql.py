@@ -7,11 +7,12 @@ import logging
 import pickle
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Literal, TypeAlias
 
 import pytest
-from pydantic import Field, SecretStr
+from pydantic import Field, Secret, SecretStr
 
 from storage.database.change import Change
 from storage.database.database import Database
@@ -29,6 +30,21 @@ class MoreSettings(Settings):
     token: SecretStr | None = None
     pins: dict[str, SecretStr] = Field(default_factory=dict)
     note: str = "n"
+
+
+class OpenSettings(Settings):
+    mcp_config: dict[str, Any] | None = None  # type: ignore[assignment]
+
+
+@dataclass
+class Account:
+    name: str
+    key: SecretStr
+
+
+class AccountSettings(Settings):
+    account: Account | None = None
+    anything: Any = None
 
 
 class NarrowSettings(Settings):
@@ -212,6 +228,61 @@ async def test_a_lost_data_key_is_told_by_name(store: SettingsStore, user_id: st
     assert (await store.update(search_api_key="b")).search_api_key == SecretStr("b")
 
 
+async def test_storing_never_replaces_a_secret_whose_data_key_is_lost(
+    store: SettingsStore, user_id: str, query: Query
+) -> None:
+    await store.store(Settings(search_api_key="a", undeclared_token="b"))
+    before = await sealed_columns(query, user_id)
+    await query("UPDATE data_key SET user_id = :other WHERE user_id = :user_id", user_id=user_id, other=f"{user_id}-2")
+    store._keyring.forget()  # type: ignore[attr-defined]
+    for settings in (Settings(), Settings(search_api_key="c")):
+        with pytest.raises(KeyMissing, match="cannot be read"):
+            await store.store(settings)
+    assert await sealed_columns(query, user_id) == before
+
+
+# ---- what is stored can be loaded
+
+
+@pytest.mark.parametrize("verb", ["copy", "construct", "in place"])
+async def test_what_could_not_be_loaded_again_is_not_stored(store: SettingsStore, verb: str) -> None:
+    wrong = Settings(disabled_skills=["a"])
+    if verb == "copy":
+        wrong = wrong.model_copy(update={"max_iterations": -5})
+    elif verb == "construct":
+        wrong = Settings.model_construct(condenser_max_size=1)
+    else:
+        assert wrong.disabled_skills is not None
+        wrong.disabled_skills.append(5)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match=r"max_iterations|condenser_max_size|disabled_skills"):
+        await store.store(wrong)
+    assert await store.load() is None
+
+
+async def test_a_secret_that_came_in_past_the_validation_is_sealed(
+    store: SettingsStore, user_id: str, query: Query
+) -> None:
+    settings = Settings.model_construct(search_api_key=MARKER)  # type: ignore[arg-type]
+    assert settings.model_extra is not None
+    settings.model_extra["my_token"] = MARKER
+    await store.store(settings)
+    assert MARKER not in str(await query("SELECT * FROM settings WHERE user_id = :user_id", user_id=user_id))
+    loaded = await store.load()
+    assert loaded is not None
+    assert loaded.search_api_key == SecretStr(MARKER)
+    assert loaded.model_extra == {"my_token": Secret(MARKER)}
+
+
+async def test_undeclared_fields_may_be_named_like_columns_and_methods(store: SettingsStore) -> None:
+    settings = Settings(sealed_extra="a", extra={"a": 1}, version=7, user_id="u", copy=SecretStr("b"))
+    await store.store(settings)
+    assert await store.load() == settings
+    changed = settings.model_copy(update={"sealed_extra": "c"})
+    assert await store.store(changed) == 2
+    assert await store.load() == changed
+    assert changed.model_dump(context={"expose_secrets": True})["copy"] == "b"
+
+
 # ---- subclasses
 
 
@@ -253,6 +324,26 @@ async def test_a_subclass_may_declare_a_column_more_narrowly_more_widely_or_secr
     seen = await store_for(f"{user_id}-2", model=NarrowSettings).load()
     assert seen is not None
     assert seen.language == "en"
+
+
+async def test_what_a_subclass_no_longer_calls_secret_is_sealed_all_the_same(
+    store_for: Callable[..., SettingsStore], user_id: str, query: Query
+) -> None:
+    store = store_for(user_id, model=OpenSettings)
+    await store.store(OpenSettings(mcp_config={"key": MARKER}))
+    assert (await store.update(language="de")).mcp_config == {"key": MARKER}
+    assert (await store.update(mcp_config={"other": MARKER})).mcp_config == {"other": MARKER}
+    assert MARKER not in str(await query("SELECT * FROM settings WHERE user_id = :user_id", user_id=user_id))
+
+
+@pytest.mark.parametrize("field", ["account", "anything"])
+async def test_a_secret_in_a_field_that_is_not_declared_secret_is_refused_and_not_stored_as_its_mask(
+    store_for: Callable[..., SettingsStore], user_id: str, field: str
+) -> None:
+    store = store_for(user_id, model=AccountSettings)
+    with pytest.raises(InvalidInput, match=f"{field}.*declare it SecretStr"):
+        await store.store(AccountSettings(**{field: Account("ada", SecretStr(MARKER))}))
+    assert await store.load() is None
 
 
 async def test_stored_settings_that_do_not_fit_a_subclass_are_told_by_field(
