@@ -111,6 +111,11 @@ class StorageConfig(BaseSettings):
         """The folder of the blobs in data_dir."""
         return self.data_dir.expanduser().absolute() / "files"
 
+    @field_validator("file_store_path", mode="before")
+    @classmethod
+    def _path_as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
+
     @field_validator("file_store")
     @classmethod
     def _known_file_store(cls, value: str) -> str:

@@ -79,3 +79,19 @@ class DeferredStore:
 
     def __repr__(self) -> str:
         return f"<{self._class.__qualname__}>"
+
+
+def open_storage_parts(store: type[Any], config: Any) -> tuple[Any, Any]:
+    """Executor and key ring of an open storage, for the `get_instance` of our own stores.
+
+    Raises:
+        ConfigurationError: `config` is not an open Storage (nothing with `database` and `keyring`). Our stores are the
+            default and need no naming in a configuration.
+    """
+    database, keyring = getattr(config, "database", None), getattr(config, "keyring", None)
+    if database is None or keyring is None:
+        raise ConfigurationError(
+            f"{store.__name__}.get_instance needs an open Storage, not {type(config).__name__};"
+            " `(await Storage.open(…)).user(user_id)` has the store already"
+        )
+    return database, keyring

@@ -49,6 +49,11 @@ def test_arguments_win_over_the_environment_and_that_over_the_file(
     assert (config.transaction_timeout, config.postgres_pool_size, config.write_queue_limit) == (1, 2, 3)
 
 
+def test_paths_may_be_given_as_paths(tmp_path: Path) -> None:
+    config = StorageConfig.load(data_dir=tmp_path, file_store_path=tmp_path / "files", master_key_file=tmp_path / "key")
+    assert config.file_store_path == str(tmp_path / "files")
+
+
 def test_the_file_is_found_by_the_environment_or_in_the_configuration_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

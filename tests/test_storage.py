@@ -204,6 +204,15 @@ async def test_every_change_writes_its_event_in_the_same_transaction(storage: St
     assert not any("marker-value" in str(event.payload) + event.key for event in events)
 
 
+async def test_deleting_a_conversation_that_has_only_files_deletes_them(storage: Storage) -> None:
+    ada, bob = storage.user("ada"), storage.user("bob")
+    await ada.files.write("sessions/c1/events/0.json", b"{}")
+    await bob.files.write("sessions/c1/events/0.json", b"{}")
+    assert not await ada.conversations.delete_metadata("c1")
+    assert await ada.files.list() == []
+    assert await bob.files.exists("sessions/c1/events/0.json")
+
+
 # ---- opening and closing
 
 

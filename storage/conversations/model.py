@@ -29,7 +29,7 @@ from storage.database.types import checked_text
 from storage.errors import InvalidInput
 from storage.identity import checked_id
 from storage.providers import ProviderType
-from storage.secrets.fields import SecretModel
+from storage.secret_models import SecretModel
 
 MAX_INTEGER = 2**63 - 1
 """Both databases count in 64 bits."""

@@ -26,7 +26,7 @@ from storage.errors import DatabaseError, EncryptionError, InvalidInput, Tampere
 from storage.identity import LOCAL_USER
 from storage.providers import ProviderType
 from storage.secret_fields import exposed, field_value, holds_secret, secret_fields
-from storage.secrets.fields import secret_bytes, validated
+from storage.secret_models import secret_bytes, validated
 
 M = TypeVar("M", bound=ConversationMetadata)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, Protocol, TypeAlias, Unpack, runtime_checkable
+from typing import Any, Final, TypeAlias, Unpack
 
 from storage.clock import now
 from storage.conversations import statements as sql
@@ -28,17 +28,17 @@ from storage.database.unit import Executor, T, Unit, execute, execute_many
 from storage.encryption.keyring import KeyRing
 from storage.encryption.keyset import KeySet
 from storage.errors import (
-    ConfigurationError,
     ConversationNotFound,
     EncryptionError,
     IdentifierTaken,
     InvalidInput,
     KeyMissing,
 )
+from storage.extension import open_storage_parts
 from storage.identity import user_key
 from storage.webhooks import outbox
 
-__all__ = ["OnDelete", "SQLConversationStore", "SQLStoreConfig", "search_shapes"]
+__all__ = ["OnDelete", "SQLConversationStore", "search_shapes"]
 
 OnDelete: TypeAlias = Callable[[str, str], Unit[Any]]
 """What else goes with a conversation, given the stored user id and the conversation's, in the same transaction."""
@@ -47,19 +47,6 @@ INLINE_ROWS: Final = 100
 """More ids than this in one `get_all_metadata` are read on a reader's thread."""
 
 _COLUMNS: Final = frozenset(ConversationMetadata.model_fields) - FIXED_FIELDS
-
-
-@runtime_checkable
-class SQLStoreConfig(Protocol):
-    """What `SQLConversationStore.get_instance` needs; an open Storage has it."""
-
-    @property
-    def database(self) -> Executor:
-        """Where to run."""
-
-    @property
-    def keyring(self) -> KeyRing | None:
-        """What seals secret fields."""
 
 
 class SQLConversationStore(ConversationStore):
@@ -90,12 +77,8 @@ class SQLConversationStore(ConversationStore):
     @classmethod
     async def get_instance(cls, config: Any, user_id: str | None) -> SQLConversationStore:
         """The store of a user on an open storage (whatever has `database` and `keyring`)."""
-        if not isinstance(config, SQLStoreConfig):
-            raise ConfigurationError(
-                f"{cls.__name__}.get_instance needs an open Storage, not {type(config).__name__};"
-                " `(await Storage.open(…)).user(user_id).conversations` gives the store too"
-            )
-        return cls(config.database, user_key(user_id), config.keyring)
+        database, keyring = open_storage_parts(cls, config)
+        return cls(database, user_key(user_id), keyring)
 
     # ---- writing
 
@@ -212,7 +195,8 @@ class SQLConversationStore(ConversationStore):
             # The one that was asked for first, then its sub-conversations in an order that is always the same.
             gone = sorted((row[0] for row in rows), key=lambda found: (found != conversation_id, found))
             if self._on_delete is not None:
-                for found in gone:
+                # Also without a row: files may have been written before the metadata was, or after it was deleted.
+                for found in gone or [conversation_id]:
                     yield from self._on_delete(self._user_id, found)
             yield from outbox.record_all(
                 [outbox.change(self._user_id, "conversation.deleted", key=found) for found in gone]

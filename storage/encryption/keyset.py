@@ -7,10 +7,13 @@ a set.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, TypeAlias
 
-from storage.encryption.envelope import DataKey, SealContext, data_key_id_of, open_sealed, seal
+from storage.encryption.envelope import DataKey, SealContext, data_key_id_of, is_sealed, open_sealed, seal
 from storage.errors import EncryptionError, InvalidInput, KeyMissing
+
+SecretState: TypeAlias = Literal["set", "unset", "unreadable"]
+"""`unreadable`: something is stored, and no key that is at hand opens it."""
 
 
 class KeySet:
@@ -114,3 +117,16 @@ class KeySet:
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("a KeySet is never pickled or copied: configure a key provider where it is needed")
+
+
+Keys: TypeAlias = KeySet | EncryptionError
+"""A user's keys, or why they are not at hand."""
+
+
+def state_of(keys: Keys, sealed: bytes | None) -> SecretState:
+    """What a listing says of a sealed value (its first OVERHEAD_BYTES will do): by the key it names, never opened."""
+    if sealed is None:
+        return "unset"
+    if isinstance(keys, EncryptionError) or not is_sealed(sealed) or data_key_id_of(sealed) not in keys:
+        return "unreadable"
+    return "set"

@@ -10,11 +10,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pydantic import SecretStr
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,18 +116,3 @@ class KeyProvider(ABC):
         from storage.errors import KeyUnavailable
 
         raise KeyUnavailable(f"{self.where} cannot be created by this program; put a key there first")
-
-
-def provider_for(master_key: SecretStr | None, key_file: Path) -> KeyProvider:
-    """The provider that the configuration asks for: the key itself if one is given, else the key file.
-
-    Raises:
-        ConfigurationError: `master_key` is not 32 random bytes in base64.
-    """
-    if master_key is not None:
-        from storage.encryption.environment import EnvironmentKeys
-
-        return EnvironmentKeys(master_key)
-    from storage.encryption.key_file import KeyFile
-
-    return KeyFile(key_file)

@@ -20,12 +20,10 @@ from pydantic import (
 )
 
 from storage.database.types import checked_text
+from storage.encryption.keyset import SecretState
 from storage.identity import checked_id
 from storage.providers import ProviderType
-from storage.secrets.fields import SecretModel, StoredModel
-
-SecretState: TypeAlias = Literal["set", "unset", "unreadable"]
-"""`unreadable`: something is stored, and no key that is at hand opens it."""
+from storage.secret_models import SecretModel, StoredModel
 
 SecretKind: TypeAlias = Literal["provider_token", "custom_secret"]
 

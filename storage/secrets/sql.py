@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 from pydantic import SecretStr
 
@@ -18,19 +18,17 @@ from storage.database.change import Change
 from storage.database.unit import Executor, Unit, execute, execute_many
 from storage.encryption.envelope import SealContext, data_key_id_of, is_sealed
 from storage.encryption.keyring import KeyRing
-from storage.encryption.keyset import KeySet
+from storage.encryption.keyset import Keys, KeySet, state_of
 from storage.encryption.registry import SealedColumn
-from storage.errors import ConfigurationError, EncryptionError, InvalidInput, VersionConflict
+from storage.errors import EncryptionError, InvalidInput, VersionConflict
+from storage.extension import open_storage_parts
 from storage.identity import new_id, user_key
 from storage.providers import ProviderType
+from storage.secret_models import Parts, revalidated, secret_bytes, take_apart, together, validated
 from storage.secrets import statements as sql
-from storage.secrets.fields import Parts, revalidated, secret_bytes, take_apart, together, validated
-from storage.secrets.model import CustomSecret, ProviderToken, SecretInfo, SecretState, UserSecrets
+from storage.secrets.model import CustomSecret, ProviderToken, SecretInfo, UserSecrets
 from storage.secrets.store import Listing, SecretsStore, checked_custom, checked_token, no_secret
 from storage.webhooks import outbox
-
-Keys: TypeAlias = KeySet | EncryptionError
-"""The user's keys, or why they are not at hand."""
 
 _BY_KIND = ("provider_tokens", "custom_secrets")
 
@@ -68,12 +66,7 @@ class SQLSecretsStore(SecretsStore):
         Raises:
             ConfigurationError: anything else, such as a StorageConfig: this class is the default and needs no naming.
         """
-        database, keyring = getattr(config, "database", None), getattr(config, "keyring", None)
-        if database is None or not isinstance(keyring, KeyRing):
-            raise ConfigurationError(
-                f"{cls.__name__}.get_instance needs an open Storage, not {type(config).__name__}; "
-                "`(await Storage.open(…)).user(user_id).secrets` gives the store too"
-            )
+        database, keyring = open_storage_parts(cls, config)
         return cls(database, user_id, keyring)
 
     # ---- reading
@@ -112,7 +105,7 @@ class SQLSecretsStore(SecretsStore):
                 description=row["description"] or "",
                 host=row["host"],
                 provider_user_id=row["provider_user_id"],
-                state=_state(keys, row["value"]),
+                state=state_of(keys, row["value"]),
                 created_at=row["created_at"],
                 updated_at=row["updated_at"],
             )
@@ -405,11 +398,3 @@ def _called(row: Mapping[str, Any]) -> str:
     if row["kind"] == sql.SET:
         return "the secret fields of the set"
     return f"{row['kind'].replace('_', ' ')} {row['name']!r}"
-
-
-def _state(keys: Keys, front: bytes | None) -> SecretState:
-    if front is None:
-        return "unset"
-    if isinstance(keys, EncryptionError) or not is_sealed(front) or data_key_id_of(front) not in keys:
-        return "unreadable"
-    return "set"

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from storage.errors import Conflict, InvalidInput, SecretNotFound, VersionConflict
 from storage.providers import ProviderType
-from storage.secrets.fields import validated
+from storage.secret_models import validated
 from storage.secrets.model import CustomSecret, ProviderToken, SecretInfo, UserSecrets
 
 Listing: TypeAlias = list[SecretInfo]

@@ -19,7 +19,7 @@ from pydantic import (
 
 from storage.database.types import checked_text
 from storage.secret_fields import holds_secret
-from storage.secrets.fields import MASK, StoredModel
+from storage.secret_models import MASK, StoredModel
 
 FEWEST_CONDENSER_EVENTS: Final = 20
 """Lowest `condenser_max_size`: below it a condenser would forget what the agent is doing right now."""

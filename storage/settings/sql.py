@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Self, TypeAlias, TypeVar, get_args
+from typing import Any, Final, Self, TypeVar, get_args
 
 from sqlalchemy import LargeBinary, bindparam, func, select, update
 
@@ -17,14 +17,15 @@ from storage.clock import now
 from storage.database.statement import Statement
 from storage.database.unit import Executor, Unit, execute
 from storage.database.upsert import insert_if_absent
-from storage.encryption.envelope import OVERHEAD_BYTES, SealContext, data_key_id_of, is_sealed
+from storage.encryption.envelope import OVERHEAD_BYTES, SealContext
 from storage.encryption.keyring import KeyRing
-from storage.encryption.keyset import KeySet
+from storage.encryption.keyset import Keys, KeySet, SecretState, state_of
 from storage.encryption.registry import SealedColumn, register
-from storage.errors import ConfigurationError, EncryptionError, Tampered, VersionConflict
+from storage.errors import EncryptionError, Tampered, VersionConflict
+from storage.extension import open_storage_parts
 from storage.identity import user_key
 from storage.secret_fields import secret_fields
-from storage.secrets.fields import (
+from storage.secret_models import (
     Parts,
     refuse_unknown,
     revalidated,
@@ -33,15 +34,12 @@ from storage.secrets.fields import (
     together,
     validated,
 )
-from storage.secrets.model import SecretState
 from storage.settings.model import Settings
 from storage.settings.store import SettingsStore, mark_incomplete, refuse_incomplete
 from storage.settings.table import SettingsTable
 from storage.webhooks import outbox
 
 T = TypeVar("T")
-Keys: TypeAlias = KeySet | EncryptionError
-"""The user's keys, or why they are not at hand."""
 
 _table = SettingsTable.__table__  # type: ignore[attr-defined]
 _c = _table.c
@@ -128,12 +126,7 @@ class SQLSettingsStore(SettingsStore):
         Raises:
             ConfigurationError: anything else, such as a StorageConfig: this class is the default and needs no naming.
         """
-        database, keyring = getattr(config, "database", None), getattr(config, "keyring", None)
-        if database is None or not isinstance(keyring, KeyRing):
-            raise ConfigurationError(
-                f"{cls.__name__}.get_instance needs an open Storage, not {type(config).__name__}; "
-                "`(await Storage.open(…)).user(user_id).settings` gives the store too"
-            )
+        database, keyring = open_storage_parts(cls, config)
         return cls(database, user_id, keyring)
 
     # ---- reading
@@ -165,7 +158,7 @@ class SQLSettingsStore(SettingsStore):
             keys: Keys = await self._keyring.keys_for(self._executor, self._user_id, fronts)
         except EncryptionError as error:
             keys = error
-        columns = {name: _state(keys, front) for name, front in zip(SEALED, fronts, strict=True)}
+        columns = {name: state_of(keys, front) for name, front in zip(SEALED, fronts, strict=True)}
         rest = columns.pop(_REST)
         declared = secret_fields(self.model) - columns.keys()
         # An unset secret of a subclass is noted among the fields that are not sealed.
@@ -372,14 +365,6 @@ def _changed(stored: _Stored, after: Mapping[str, Any], values: Mapping[str, Any
 def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> set[str]:
     missing = object()
     return {name for name in before.keys() | after.keys() if before.get(name, missing) != after.get(name, missing)}
-
-
-def _state(keys: Keys, front: bytes | None) -> SecretState:
-    if front is None:
-        return "unset"
-    if isinstance(keys, EncryptionError) or not is_sealed(front) or data_key_id_of(front) not in keys:
-        return "unreadable"
-    return "set"
 
 
 def _takes_none(model: type[Settings], name: str) -> bool:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, Final, Self
 
+from storage.encryption.keyset import SecretState
 from storage.errors import Conflict, EncryptionError, InvalidInput, VersionConflict
 from storage.secret_fields import secret_fields
-from storage.secrets.fields import refuse_unknown, take_apart, together, validated
-from storage.secrets.model import SecretState
+from storage.secret_models import refuse_unknown, take_apart, together, validated
 from storage.settings.model import Settings
 
 _MOST_ATTEMPTS: Final = 16

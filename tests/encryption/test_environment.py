@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from storage.encryption.configured import provider_for
 from storage.encryption.environment import EnvironmentKeys
 from storage.encryption.key_file import KeyFile
-from storage.encryption.providers import provider_for
 from storage.errors import ConfigurationError, KeyUnavailable
 
 GOOD = base64.b64encode(hashlib.sha256(b"good").digest()).decode()

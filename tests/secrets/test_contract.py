@@ -8,7 +8,7 @@ from typing import Any, Self
 import pytest
 
 from storage.errors import VersionConflict
-from storage.secrets.fields import check_secrets
+from storage.secret_models import check_secrets
 from storage.secrets.model import UserSecrets
 from storage.secrets.store import SecretsStore
 from storage.testing.secrets import SecretsStoreContract, StoreFor

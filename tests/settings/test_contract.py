@@ -8,7 +8,7 @@ from typing import Any, Self
 import pytest
 
 from storage.errors import VersionConflict
-from storage.secrets.fields import check_secrets
+from storage.secret_models import check_secrets
 from storage.settings.model import Settings
 from storage.settings.store import SettingsStore, refuse_incomplete
 from storage.testing.settings import SettingsStoreContract, StoreFor

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, Secret, SecretStr, computed_field
 
 from storage.errors import InvalidInput
-from storage.secrets.fields import (
+from storage.secret_models import (
     MASK,
     MAX_SECRET_BYTES,
     StoredModel,
