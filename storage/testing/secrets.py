@@ -24,7 +24,7 @@ from pydantic import SecretStr
 
 from storage.errors import InvalidInput, SecretNotFound, VersionConflict
 from storage.providers import ProviderType
-from storage.secrets.fields import MASK, MAX_SECRET_BYTES
+from storage.secret_models import MASK, MAX_SECRET_BYTES
 from storage.secrets.model import CustomSecret, ProviderToken, UserSecrets
 from storage.secrets.store import SecretsStore
 

@@ -23,7 +23,7 @@ import pytest
 from pydantic import Field, SecretStr
 
 from storage.errors import InvalidInput, VersionConflict
-from storage.secrets.fields import MASK
+from storage.secret_models import MASK
 from storage.settings.model import SandboxGroupingStrategy, Settings
 from storage.settings.store import SettingsStore
 

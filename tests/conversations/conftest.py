@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -12,32 +11,11 @@ from storage.conversations.sql import SQLConversationStore
 from storage.database.database import Database
 from storage.database.migrate import ensure
 from storage.database.url import parse_url
-from tests.servers.postgres import PostgresServer
+from tests.databases import shared_database, user_id
 
+__all__ = ["user_id"]
 
-async def migrate(url: str) -> None:
-    database = Database(parse_url(url))
-    try:
-        await ensure(database, database.url)
-    finally:
-        await database.close()
-
-
-@pytest.fixture(scope="session", params=["sqlite", "memory", "postgresql"])
-def migrated_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if request.param == "memory":
-        yield "sqlite:///:memory:"  # each has its own, and migrates it itself
-        return
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path_factory.mktemp('conversations') / 'storage.db'}"
-        asyncio.run(migrate(url))
-        yield url
-        return
-    server: PostgresServer = request.getfixturevalue("postgres_server")
-    url = server.create_database()
-    asyncio.run(migrate(url))
-    yield url
-    server.drop_database(url)
+migrated_url = shared_database("sqlite", "memory", "postgresql")
 
 
 @pytest.fixture
@@ -52,12 +30,6 @@ async def database(migrated_url: str) -> AsyncIterator[Database]:
         await session.commit()
     yield database
     await database.close()
-
-
-@pytest.fixture
-def user_id() -> str:
-    """A user without conversations."""
-    return f"user-{uuid.uuid4().hex}"
 
 
 @pytest.fixture

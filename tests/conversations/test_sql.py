@@ -16,10 +16,13 @@ from storage.conversations.sql import SQLConversationStore
 from storage.conversations.store import SaveOutcome
 from storage.database import Change, Database, Unit
 from storage.database.statement import Statement
+from storage.encryption.environment import EnvironmentKeys
+from storage.encryption.keyring import KeyRing
 from storage.errors import ConfigurationError, ConversationNotFound, IdentifierTaken, InvalidInput
 from storage.identity import LOCAL_USER
 from storage.tables import EventTable
 from storage.testing.conversations import FULL, ConversationStoreContract
+from tests.databases import MASTER_KEY
 
 _event = EventTable.__table__.c  # type: ignore[attr-defined]
 EVENTS = Statement(
@@ -237,12 +240,11 @@ async def test_the_local_user_is_none_to_callers(database: Database) -> None:
     assert await store.validate_metadata("c1", None)
 
 
-async def test_an_instance_is_made_from_what_has_a_database(database: Database) -> None:
+async def test_an_instance_is_made_from_an_open_storage(database: Database) -> None:
     class Opened:
-        keyring = None
-
         def __init__(self) -> None:
             self.database = database
+            self.keyring = KeyRing(database, EnvironmentKeys(MASTER_KEY))
 
     store = await SQLConversationStore.get_instance(Opened(), None)
     await store.save_metadata(one())

@@ -18,7 +18,7 @@ from storage.encryption.environment import EnvironmentKeys
 from storage.encryption.keyring import KeyRing
 from storage.encryption.local_keys import MasterKey
 from storage.errors import DatabaseError, InvalidInput, KeyMismatch, KeyMissing
-from storage.secrets.fields import MASK
+from storage.secret_models import MASK
 from storage.tables import ConversationTable, EventTable
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -7,7 +7,7 @@ import logging
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from types import SimpleNamespace
-from typing import Any, TypeAlias
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -22,10 +22,9 @@ from storage.secrets.model import UserSecrets
 from storage.secrets.sql import SQLSecretsStore
 from storage.secrets.store import SecretsStore
 from storage.testing.secrets import SEVERAL
+from tests.databases import Query
 
 MARKER = "MARKER-3c1d"
-
-Query: TypeAlias = Callable[..., Awaitable[list[dict[str, Any]]]]
 
 
 class MoreSecrets(UserSecrets):

@@ -6,10 +6,10 @@ import json
 import logging
 import pickle
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import pytest
 from pydantic import Field, Secret, SecretStr
@@ -22,6 +22,7 @@ from storage.settings.model import Settings
 from storage.settings.sql import SEALED, SQLSettingsStore
 from storage.settings.store import SettingsStore
 from storage.testing.settings import EVERY_FIELD, SECRETS
+from tests.databases import Query
 
 MARKER = "MARKER-91ab"
 
@@ -56,9 +57,6 @@ class NarrowSettings(Settings):
 @pytest.fixture
 def store(store_for: Callable[..., SettingsStore], user_id: str) -> SettingsStore:
     return store_for(user_id)
-
-
-Query: TypeAlias = Callable[..., Awaitable[list[dict[str, Any]]]]
 
 
 async def sealed_columns(query: Query, user_id: str) -> dict[str, bytes | None]:
