@@ -15,8 +15,8 @@ from storage.database.database import CommitHook, Database
 from storage.database.migrate import ensure
 from storage.database.unit import Executor
 from storage.database.url import parse_url
+from storage.encryption.configured import provider_for
 from storage.encryption.keyring import KeyRing
-from storage.encryption.providers import provider_for
 from storage.errors import ConfigurationError
 from storage.extension import DeferredStore, load_class
 from storage.files.catalog import FileCatalog, delete_conversation_files
@@ -120,8 +120,10 @@ class Storage:
 
     async def close(self) -> None:
         """Finish what was accepted and let go of everything. Closing twice does nothing."""
-        await self.database.close()
-        await self.blobs.close()
+        try:
+            await self.database.close()
+        finally:
+            await self.blobs.close()
 
     def __repr__(self) -> str:
         return f"<Storage {self.database.url.display}>"

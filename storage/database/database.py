@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 from storage.database.change import Change
 from storage.database.statement import DialectName, Row, Statement
@@ -73,6 +74,7 @@ class Database:
         self._prepared_statements = prepared_statements
         self._hooks: list[CommitHook] = []
         self._hook_tasks: set[asyncio.Task[None]] = set()
+        self._closing: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[None]] = WeakKeyDictionary()
         self._sessions: SessionMaker | None = None
         self._lane: Lane = self._open_lane(queue_limit, pool_size, command_timeout)
 
@@ -137,7 +139,7 @@ class Database:
             raise InvalidInput(f"timeout must be a positive number of seconds, not {seconds!r}")
         self._refuse_nesting()
         transaction = await self._lane.begin(seconds)
-        token = _held.set((*_held.get(), (self, transaction)))
+        _held.set((*_held.get(), (self, transaction)))
         try:
             yield transaction
         except BaseException:
@@ -146,7 +148,9 @@ class Database:
         else:
             await transaction.commit()
         finally:
-            _held.reset(token)
+            # Not reset(token): a block entered in one task and left in another (a fixture, a dependency of a web
+            # framework) has another context by now, and its commit must not end in a ValueError.
+            _held.set(tuple(held for held in _held.get() if held[1] is not transaction))
 
     def _refuse_nesting(self) -> None:
         for database, transaction in _held.get():
@@ -179,9 +183,10 @@ class Database:
     def on_commit(self, hook: CommitHook) -> Callable[[], None]:
         """Have `hook` called after each commit with the list of its changes. Returns a function that removes it again.
 
-        A hook runs on the event loop that made the change; an async one as a task that close() waits for. An exception
-        is logged and neither undoes nor repeats anything. A crash between commit and hook loses the call: the durable
-        record is the `event` table.
+        A hook runs on the event loop that made the change; an async one as a task that close() waits for, and which may
+        write, but gets StorageClosed for what it begins after close() was called. An exception is logged and neither
+        undoes nor repeats anything. A crash between commit and hook loses the call: the durable record is the `event`
+        table.
         """
         self._hooks.append(hook)
 
@@ -200,16 +205,29 @@ class Database:
                     task = asyncio.ensure_future(_awaited(outcome))
                     self._hook_tasks.add(task)
                     task.add_done_callback(self._hook_tasks.discard)
-            except Exception:
+            except (Exception, asyncio.CancelledError):  # a sync hook may have asked a cancelled future for its result
                 log.exception("an on_commit hook failed; the commit stands")
 
     async def close(self) -> None:
-        """Finish what was accepted, roll back what is open, wait for async hooks, close every connection."""
+        """Finish what was accepted, roll back what is open, wait for async hooks, close every connection.
+
+        A second call waits for the first. If the caller is cancelled, closing goes on without it.
+        """
+        loop = asyncio.get_running_loop()
+        caller = asyncio.current_task()
+        if caller is not None:
+            self._hook_tasks.discard(caller)  # a hook that closes cannot wait for itself
+        closing = self._closing.get(loop)
+        if closing is None or (closing.done() and (closing.cancelled() or closing.exception())):
+            closing = self._closing[loop] = loop.create_task(self._close())
+        await asyncio.shield(closing)
+
+    async def _close(self) -> None:
         await self._lane.close()
         loop = asyncio.get_running_loop()
-        own = [task for task in self._hook_tasks if task.get_loop() is loop]
-        if own:
-            await asyncio.gather(*own)
+        while own := {task for task in self._hook_tasks if task.get_loop() is loop}:
+            await asyncio.wait(own)
+            self._hook_tasks -= own
         if self._sessions is not None:
             await self._sessions.close()
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Column, String, select, table
 
-from storage.database.sqlite_connection import connect
+from storage.database.sqlite_connection import connect, prepare_file
 from storage.database.statement import DIALECTS, DialectName, Statement
 from storage.database.unit import Executor
 from storage.database.url import DatabaseURL
@@ -172,6 +172,7 @@ def _upgrade_sqlite(location: str) -> None:
     from sqlalchemy.exc import DBAPIError
     from sqlalchemy.pool import NullPool
 
+    prepare_file(location)
     engine = create_engine(
         "sqlite://",
         creator=lambda: connect(location, busy_timeout=LOCK_SECONDS, foreign_keys=False),

@@ -49,7 +49,7 @@ class PerLoop(Generic[R]):
 
     async def close(self) -> None:
         """Close the one of the running loop. One of a loop that still runs elsewhere is closed when that loop ends."""
-        life = self._lives.get(asyncio.get_running_loop())
+        life = self._lives.pop(asyncio.get_running_loop(), None)
         if life is not None:
             generator, starting = life
             await asyncio.wait({starting})

@@ -8,23 +8,30 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
 
 import asyncpg
 
 from storage.database.change import Change
 from storage.database.per_loop import PerLoop
-from storage.database.postgresql_drive import commit, drive, select, translate
+from storage.database.postgresql_drive import DRIVER_ERRORS, begin, commit, drive, roll_back, select, translate
 from storage.database.postgresql_transaction import PostgreSQLTransaction
 from storage.database.statement import Row, Statement
 from storage.database.types import load_json
 from storage.database.unit import T, Unit
-from storage.errors import ForkDetected, StorageClosed, StorageError, UniqueViolation
+from storage.errors import DatabaseUnavailable, ForkDetected, StorageClosed, StorageError, UniqueViolation
 
 log = logging.getLogger(__name__)
 
 RETRIES: Final = 4
-"""How often a unit is restarted after a deadlock, a serialisation failure, or an upsert that lost a race on an index
-that is not its arbiter (https://www.postgresql.org/docs/current/sql-insert.html#SQL-ON-CONFLICT)."""
+"""How often a unit is run after a deadlock, a serialisation failure, a migration that outdated a prepared statement, or
+an upsert that lost a race on an index that is not its arbiter (https://www.postgresql.org/docs/current/sql-insert.html#SQL-ON-CONFLICT)."""
+
+_TRY_AGAIN: Final = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.InvalidCachedStatementError,
+)
 
 CONNECT_SECONDS: Final = 10.0
 """How long to wait for a connection to be made before the server counts as unreachable."""
@@ -52,7 +59,8 @@ class PostgreSQLLane:
     """Reads and units of work on one PostgreSQL database."""
 
     dialect: Final = "postgresql"
-    reads_wait_for_transaction: Final = False
+    reads_wait_for_transaction: bool
+    """With a single connection, a read outside an open transaction waits until it ends."""
 
     def __init__(
         self,
@@ -65,6 +73,7 @@ class PostgreSQLLane:
     ) -> None:
         self._dsn = dsn
         self._pool_size = pool_size
+        self.reads_wait_for_transaction = pool_size == 1
         self._command_timeout = command_timeout
         self._prepared_statements = prepared_statements
         self._announce = announce
@@ -72,8 +81,7 @@ class PostgreSQLLane:
         self._open_transactions: set[PostgreSQLTransaction] = set()
         self._pid = os.getpid()
         self._closing = False
-        self._under_way = 0
-        self._drained: asyncio.Future[None] | None = None
+        self._traffic: WeakKeyDictionary[asyncio.AbstractEventLoop, _Traffic] = WeakKeyDictionary()
 
     async def read(self, statement: Statement, parameters: Mapping[str, Any], *, scan: bool = False) -> list[Row]:
         """Rows of a SELECT. See Executor.read."""
@@ -94,41 +102,39 @@ class PostgreSQLLane:
     async def _run_once(self, unit: Callable[[], Unit[T]]) -> T:
         async with self._connection() as connection:
             changes: list[Change] = []
-            transaction = connection.transaction()
             try:
-                await transaction.start()
-                try:
-                    result = await drive(connection, unit(), changes)
-                except BaseException:
-                    await transaction.rollback()
-                    raise
-                await commit(transaction, lambda: self._announce(changes) if changes else None)
-            except StorageError:
-                raise  # some of ours are OSErrors too: not found
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-                raise translate(error, "transaction") from error
+                await begin(connection)
+                result = await drive(connection, unit(), changes)
+                await commit(connection, lambda: self._announce(changes) if changes else None)
+            except BaseException:
+                await roll_back(connection)
+                raise
             return result
 
     async def begin(self, deadline: float) -> PostgreSQLTransaction:
         """Take a connection for an interactive transaction of at most `deadline` seconds."""
-        self.check_usable()
-        pool = await self._pool()
-        connection = await self._acquire(pool)
-        transaction = PostgreSQLTransaction(pool, connection, deadline, self._announce, self._open_transactions.discard)
-        await transaction.start()
-        self._open_transactions.add(transaction)
-        return transaction
+        async with self._admitted():
+            pool = await self._pool()
+            connection = await self._acquire(pool)
+            transaction = PostgreSQLTransaction(
+                pool, connection, deadline, self._announce, self._open_transactions.discard
+            )
+            await transaction.start()
+            self._open_transactions.add(transaction)
+            if self._closing:
+                await transaction.abandon()
+            return transaction
 
     async def close(self) -> None:
-        """Wait for what is under way, roll back open transactions, and close the pools."""
-        if self._closing or os.getpid() != self._pid:
+        """Wait for what is under way on this event loop, roll back open transactions, and close its pool."""
+        if os.getpid() != self._pid:
             return
         self._closing = True
         for transaction in list(self._open_transactions):
             await transaction.abandon()
-        if self._under_way:
-            self._drained = asyncio.get_running_loop().create_future()
-            await self._drained
+        traffic = self._traffic.get(asyncio.get_running_loop())
+        if traffic is not None:
+            await traffic.ended.wait()
         await self._pools.close()
 
     def check_usable(self) -> None:
@@ -143,30 +149,45 @@ class PostgreSQLLane:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Any]:
-        self.check_usable()
-        self._under_way += 1
-        try:
+        async with self._admitted():
             pool = await self._pool()
             connection = await self._acquire(pool)
             try:
                 yield connection
             finally:
                 await pool.release(connection)
+
+    @asynccontextmanager
+    async def _admitted(self) -> AsyncIterator[None]:
+        """close() waits for what is inside; nothing enters after it."""
+        self.check_usable()
+        loop = asyncio.get_running_loop()
+        traffic = self._traffic.get(loop)
+        if traffic is None:
+            traffic = self._traffic[loop] = _Traffic()
+        traffic.enter()
+        try:
+            yield
         finally:
-            self._under_way -= 1
-            if not self._under_way and self._drained is not None:
-                self._drained.get_loop().call_soon_threadsafe(_wake, self._drained)
+            traffic.leave()
 
     async def _acquire(self, pool: Any) -> Any:
         try:
             return await pool.acquire(timeout=self._command_timeout)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except TimeoutError as error:
+            if pool.get_size() < self._pool_size or pool.get_idle_size():
+                raise translate(error, "connect") from error
+            raise DatabaseUnavailable(
+                f"no connection to PostgreSQL was free within {self._command_timeout:g} s: all {self._pool_size} are in"
+                " use. End transactions sooner, or raise postgres_pool_size"
+            ) from error
+        except DRIVER_ERRORS as error:
             raise translate(error, "connect") from error
 
     async def _pool(self) -> Any:
         try:
             return await self._pools.get()
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError) as error:
+        except (*DRIVER_ERRORS, ValueError) as error:
             raise translate(error, "connect") from error
 
     async def _make_pool(self) -> Any:
@@ -197,12 +218,25 @@ async def _set_codecs(connection: Any) -> None:
     await connection.set_type_codec("jsonb", schema="pg_catalog", encoder=str, decoder=load_json, format="text")
 
 
-def _wake(waiting: asyncio.Future[None]) -> None:
-    if not waiting.done():
-        waiting.set_result(None)
+class _Traffic:
+    """What is under way on one event loop."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self.ended = asyncio.Event()
+
+    def enter(self) -> None:
+        self._number += 1
+        self.ended.clear()
+
+    def leave(self) -> None:
+        self._number -= 1
+        if not self._number:
+            self.ended.set()
 
 
 def _worth_another_try(error: StorageError) -> bool:
     return isinstance(error, UniqueViolation) or isinstance(
-        error.__cause__, asyncpg.DeadlockDetectedError | asyncpg.SerializationError
+        error.__cause__,
+        asyncpg.DeadlockDetectedError | asyncpg.SerializationError | asyncpg.InvalidCachedStatementError,
     )

@@ -5,18 +5,21 @@ Slower than the repositories' way (see storage.database.statement), and in excha
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from storage.database.carried_through import carried_through
 from storage.database.per_loop import PerLoop
-from storage.database.sqlite_connection import BUSY_TIMEOUT_SECONDS, CONNECTION_PRAGMAS, is_memory
+from storage.database.sqlite_connection import connect
 from storage.database.types import dump_json, load_json
 from storage.database.url import DatabaseURL
 
@@ -27,6 +30,8 @@ class SessionMaker:
     def __init__(self, url: DatabaseURL, *, prepared_statements: bool) -> None:
         self._url = url
         self._prepared_statements = prepared_statements
+        self._closing = False
+        self._open: WeakKeyDictionary[asyncio.AbstractEventLoop, int] = WeakKeyDictionary()
         self._engines = {
             read_only: PerLoop(partial(self._make, read_only), AsyncEngine.dispose) for read_only in (False, True)
         }
@@ -34,9 +39,16 @@ class SessionMaker:
     @asynccontextmanager
     async def session(self, *, read_only: bool) -> AsyncIterator[AsyncSession]:
         """A session whose objects stay readable after commit: an expired one would load itself without await."""
-        engine = await self._engines[read_only].get()
-        async with AsyncSession(engine, expire_on_commit=False) as session:
-            yield session
+        loop = asyncio.get_running_loop()
+        self._open[loop] = self._open.get(loop, 0) + 1
+        try:
+            engine = await self._engines[read_only].get()
+            async with AsyncSession(engine, expire_on_commit=False) as session:
+                yield session
+        finally:
+            self._open[loop] -= 1
+            if self._closing:
+                await self.close()
 
     async def _make(self, read_only: bool) -> AsyncEngine:  # noqa: FBT001 - private, and a key of a mapping
         make = _sqlite_engine if self._url.dialect == "sqlite" else self._postgresql_engine
@@ -70,30 +82,38 @@ class SessionMaker:
         )
 
     async def close(self) -> None:
-        """Close the pooled connections of this event loop."""
-        for engines in self._engines.values():
-            await engines.close()
+        """Close the pooled connections of this event loop: now, or when its last session has given its own back."""
+        self._closing = True
+        if not self._open.get(asyncio.get_running_loop()):
+            for engines in self._engines.values():
+                await engines.close()
 
 
 def _sqlite_engine(url: DatabaseURL, read_only: bool) -> AsyncEngine:  # noqa: FBT001 - as above
     import aiosqlite
 
-    def connect(*_arguments: Any, **_options: Any) -> Any:
-        return aiosqlite.connect(
-            url.location, uri=is_memory(url.location), timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None
-        )
+    async def open_connection(*_arguments: Any, **_options: Any) -> aiosqlite.Connection:
+        # With all its pragmas in one step of its thread. Carried through: a connection that is opened while its session
+        # is cancelled would belong to nobody, and stay open.
+        connection = aiosqlite.Connection(partial(connect, url.location, read_only=read_only), iter_chunk_size=64)
+
+        async def opened() -> aiosqlite.Connection:
+            return await connection
+
+        try:
+            return await carried_through(opened())
+        except asyncio.CancelledError:
+            connection.stop()
+            raise
 
     # Never pooled: opening a file costs less than a connection that keeps the WAL from being checkpointed.
-    engine = create_async_engine("sqlite+aiosqlite://", async_creator=connect, poolclass=NullPool, hide_parameters=True)
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def _set_pragmas(connection: Any, record: Any) -> None:
-        cursor = connection.cursor()
-        for pragma in CONNECTION_PRAGMAS:
-            cursor.execute(pragma)
-        if read_only:
-            cursor.execute("PRAGMA query_only=ON")
-        cursor.close()
+    engine = create_async_engine(
+        "sqlite+aiosqlite://",
+        async_creator=open_connection,
+        poolclass=NullPool,
+        pool_reset_on_return=None,  # it is closed, and that rolls back
+        hide_parameters=True,
+    )
 
     @event.listens_for(engine.sync_engine, "begin")
     def _begin(connection: Any) -> None:

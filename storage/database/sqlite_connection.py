@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import sqlite3
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from storage.errors import DatabaseBusy, DatabaseError, DatabaseUnavailable, StorageError, UniqueViolation
+
+log = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_SECONDS: Final = 10.0
 """How long a connection waits for a lock that another process holds. The driver's default of 5 s is too short for a
@@ -57,15 +63,53 @@ def prepare_file(location: str) -> None:
     """
     if is_memory(location):
         return
-    path = Path(location)
+    path = Path(location).resolve()
     try:
         if not path.parent.exists():
             path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600))
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        # Only a new file is opened here: closing one that this process has a connection to would drop that connection's
+        # locks (https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_).
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600))
     except OSError as error:
         raise DatabaseUnavailable(
             f"cannot open the SQLite database {location}: {error.strerror or error}; choose a path that can be written"
         ) from error
+
+
+def file_identity(location: str) -> tuple[int, int] | None:
+    """Device and inode of the database file; None if it is gone or in memory."""
+    try:
+        found = Path(location).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def roll_back(connection: sqlite3.Connection) -> None:
+    """End the transaction, if there is one. Raises nothing: the writer thread has to go on."""
+    try:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    except sqlite3.ProgrammingError:
+        log.debug("the connection is closed already")
+    except sqlite3.Error:
+        log.exception("a transaction could not be rolled back; SQLite does it when the database is opened again")
+
+
+class Connection(sqlite3.Connection):
+    """One whose close() lets go of its locks, whoever still refers to a cursor of it.
+
+    SQLite keeps a closed connection, transaction and all, until its last statement is finalised
+    (https://sqlite.org/c3ref/close.html); the traceback of a session that was cancelled refers to one.
+    """
+
+    def close(self) -> None:
+        """Roll back and close."""
+        roll_back(self)
+        super().close()
 
 
 def connect(
@@ -75,7 +119,7 @@ def connect(
     busy_timeout: float = BUSY_TIMEOUT_SECONDS,
     foreign_keys: bool = True,
 ) -> sqlite3.Connection:
-    """A connection with our pragmas, in autocommit mode: whoever uses it says BEGIN.
+    """A connection with our pragmas, in autocommit mode: whoever uses it says BEGIN. See prepare_file for a new one.
 
     Args:
         location: a file path, or a `file:/name?vfs=memdb` URI.
@@ -92,12 +136,14 @@ def connect(
         )
     try:
         connection = sqlite3.connect(
-            location,
+            # mode=rw: a file that was deleted meanwhile must not come back empty, and readable for everybody.
+            location if is_memory(location) else f"file:{quote(location)}?mode=rw",
             timeout=busy_timeout,
             isolation_level=None,
             check_same_thread=False,
             cached_statements=CACHED_STATEMENTS,
-            uri=is_memory(location),
+            uri=True,
+            factory=Connection,
         )
     except sqlite3.Error as error:
         raise DatabaseUnavailable(f"cannot open the SQLite database {location}: {error}") from error
@@ -113,7 +159,7 @@ def connect(
     except sqlite3.Error as error:
         connection.close()
         raise DatabaseUnavailable(f"cannot use {location} as a SQLite database: {error}") from error
-    except StorageError:
+    except BaseException:
         connection.close()
         raise
     return connection
@@ -149,7 +195,8 @@ def translate(error: sqlite3.Error, statement: str) -> StorageError:
     primary = code & 0xFF
     if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return DatabaseBusy(
-            f"{statement}: another process kept the database locked for longer than the busy timeout; try again"
+            f"{statement}: another process, or an open session(), kept the database locked for longer than the busy"
+            " timeout; try again"
         )
     if primary == sqlite3.SQLITE_FULL:
         return DatabaseUnavailable(f"{statement}: the disk is full; nothing was written. Free some space and try again")

@@ -8,7 +8,7 @@ from typing import Any
 
 from storage.database.change import Change
 from storage.database.sqlite_connection import translate
-from storage.database.statement import Row, Statement
+from storage.database.statement import Row, Statement, does_not_fit
 from storage.database.unit import Step, T, Unit, refuse
 from storage.errors import StorageError
 
@@ -21,6 +21,8 @@ def select(connection: sqlite3.Connection, statement: Statement, parameters: Map
         rows = connection.execute(compiled.sql, values).fetchall()
     except sqlite3.Error as error:
         raise translate(error, statement.name) from error
+    except OverflowError as error:
+        raise does_not_fit(statement) from error
     return compiled.decode(rows)
 
 
@@ -34,6 +36,8 @@ def perform(connection: sqlite3.Connection, step: Step) -> list[Row]:
         connection.executemany(compiled.sql, values)
     except sqlite3.Error as error:
         raise translate(error, step.statement.name) from error
+    except OverflowError as error:
+        raise does_not_fit(step.statement) from error
     return []
 
 

@@ -14,17 +14,24 @@ import sqlite3
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, Generic
 from weakref import WeakKeyDictionary
 
 from storage.database.change import Change
-from storage.database.sqlite_connection import connect, is_memory, prepare_file, translate
+from storage.database.sqlite_connection import (
+    connect,
+    file_identity,
+    is_memory,
+    prepare_file,
+    roll_back,
+    translate,
+)
 from storage.database.sqlite_drive import drive, select
-from storage.database.sqlite_transaction import SQLiteTransaction
+from storage.database.sqlite_transaction import SQLiteTransaction, settle
 from storage.database.statement import Row, Statement
 from storage.database.unit import Step, T, Unit
-from storage.errors import ForkDetected, StorageClosed
+from storage.errors import DatabaseError, DatabaseUnavailable, ForkDetected, StorageClosed, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +89,10 @@ class SQLiteLane:
         except BaseException:
             self._write_connection.close()
             raise
+        self._file = file_identity(location)
+        # Done when the writer has ended and closed everything; "running", so that no waiting caller can cancel it.
+        self._ended: Future[None] = Future()
+        self._ended.set_running_or_notify_cancel()
         self._writer = threading.Thread(target=self._write, name="storage-writer", daemon=True)
         self._writer.start()
 
@@ -93,9 +104,12 @@ class SQLiteLane:
         if self.reads_wait_for_transaction:
             return await self.run(lambda: _read_unit(statement, parameters))
         if scan:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._scan_pool, self._scan, statement, parameters)
+            with self._door:
+                self.check_usable()
+                scanning = self._scan_pool.submit(self._scan, statement, parameters)
+            return await asyncio.wrap_future(scanning)
         with self._read_lock:
+            self.check_usable()
             return select(self._read_connection, statement, parameters)
 
     async def run(self, unit: Callable[[], Unit[T]]) -> T:
@@ -109,33 +123,27 @@ class SQLiteLane:
 
     async def begin(self, deadline: float) -> SQLiteTransaction:
         """Wait for the writer and hold it for an interactive transaction of at most `deadline` seconds."""
+        self.check_usable()
         transaction = SQLiteTransaction(asyncio.get_running_loop(), deadline, self._announce)
         self._put(transaction)
         await transaction.wait_until_begun()
         return transaction
 
     async def close(self) -> None:
-        """Finish every unit that was accepted, roll back an open transaction, and close the connections."""
-        if self._closing or os.getpid() != self._pid:
+        """Finish every unit that was accepted, roll back an open transaction, and close the connections.
+
+        The writer does it, so that it happens also if whoever called this is cancelled.
+        """
+        if os.getpid() != self._pid:
             return
         with self._door:
-            self._closing = True
-            self._jobs.put(None)
+            if not self._closing:
+                self._closing = True
+                self._jobs.put(None)
         current = self._current
         if current is not None:
             current.abandon()
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(None, self._writer.join)
-        await loop.run_in_executor(None, self._scan_pool.shutdown)
-        while True:
-            try:
-                self._scan_connections.get_nowait().close()
-            except queue.Empty:
-                break
-        with self._read_lock:
-            self._read_connection.close()
-        # Last, so that SQLite checkpoints the WAL into the database and removes it.
-        self._write_connection.close()
+        await asyncio.wrap_future(self._ended)
 
     def check_usable(self) -> None:
         """Raises StorageClosed or ForkDetected."""
@@ -171,6 +179,22 @@ class SQLiteLane:
     # ---- the writer thread
 
     def _write(self) -> None:
+        try:
+            self._serve()
+            self._close_connections()
+        finally:
+            self._ended.set_result(None)
+
+    def _close_connections(self) -> None:
+        self._scan_pool.shutdown()
+        while not self._scan_connections.empty():
+            self._scan_connections.get_nowait().close()
+        with self._read_lock:
+            self._read_connection.close()
+        # Last, so that SQLite checkpoints the WAL into the database and removes it.
+        self._write_connection.close()
+
+    def _serve(self) -> None:
         following: Job[Any] | SQLiteTransaction | None = None
         stopping = False
         while not stopping:
@@ -182,7 +206,7 @@ class SQLiteLane:
                 self._current = job
                 if self._closing:
                     job.abandon()
-                job.serve(self._write_connection)
+                job.serve(self._write_connection, self._begin)
                 self._current = None
                 continue
             group = [job]
@@ -200,6 +224,22 @@ class SQLiteLane:
                 group.append(job)
             self._commit(group)
 
+    def _begin(self) -> None:
+        """Raises DatabaseUnavailable also when the file is no longer the one that was opened.
+
+        What is written into a deleted file is gone with the process, whatever COMMIT said
+        (https://sqlite.org/howtocorrupt.html#_unlinking_or_renaming_a_database_file_while_in_use).
+        """
+        if self._file != file_identity(self.location):
+            raise DatabaseUnavailable(
+                f"the database file {self.location} was deleted or replaced while it was open; nothing was written."
+                " Close the storage and open it again"
+            )
+        try:
+            self._write_connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            raise translate(error, "BEGIN") from error
+
     def _commit(self, group: list[Job[Any]]) -> None:
         """Run a group of units in one transaction and tell each caller how its own went."""
         connection = self._write_connection
@@ -207,47 +247,38 @@ class SQLiteLane:
         if not group:
             return
         try:
-            connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.Error as error:
-            _fail(group, translate(error, "BEGIN"), error)
-        else:
-            try:
-                self._run_group(connection, group)
+            self._begin()
+            if self._run_group(connection, group):
                 connection.execute("COMMIT")
-            except sqlite3.Error as error:
-                # The transaction carried all of them: none is durable, whatever each has seen so far.
-                _fail(group, translate(error, "COMMIT"), error)
-            finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
+        except BaseException as error:  # noqa: BLE001 - as below
+            # The transaction carried all of them: none is durable, whatever each has seen so far.
+            for job in group:
+                job.error = job.error or _failure(error)
+        finally:
+            roll_back(connection)
         self._deliver(group)
 
-    def _run_group(self, connection: sqlite3.Connection, group: list[Job[Any]]) -> None:
-        """Each unit in its own savepoint, so that one that fails takes nothing else with it."""
+    def _run_group(self, connection: sqlite3.Connection, group: list[Job[Any]]) -> bool:
+        """Each unit in its own savepoint, so that one that fails takes nothing else with it; False if all failed."""
         if len(group) == 1:
-            job = group[0]
-            try:
-                job.result = drive(connection, job.unit(), job.changes)
-            except BaseException as error:  # noqa: BLE001 - it belongs to the caller that is waiting for this unit
-                job.error = error
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                connection.execute("BEGIN")
-            return
+            return self._run_unit(connection, group[0])
         for job in group:
             connection.execute("SAVEPOINT unit")
-            try:
-                job.result = drive(connection, job.unit(), job.changes)
-            except BaseException as error:  # noqa: BLE001 - it belongs to the caller that is waiting for this unit
-                job.error = error
+            if not self._run_unit(connection, job):
                 if not connection.in_transaction:
                     # Full disk, I/O error, no memory: SQLite has rolled back everything, also the units before.
-                    cause = error.__cause__
-                    raise (
-                        cause if isinstance(cause, sqlite3.Error) else sqlite3.OperationalError(str(error))
-                    ) from None
+                    cause = job.error and job.error.__cause__
+                    raise cause or DatabaseError("SQLite rolled the transaction back")
                 connection.execute("ROLLBACK TO unit")
             connection.execute("RELEASE unit")
+        return any(job.error is None for job in group)
+
+    def _run_unit(self, connection: sqlite3.Connection, job: Job[Any]) -> bool:
+        try:
+            job.result = drive(connection, job.unit(), job.changes)
+        except BaseException as error:  # noqa: BLE001 - it belongs to the caller that is waiting for this unit
+            job.error = error
+        return job.error is None
 
     def _deliver(self, group: list[Job[Any]]) -> None:
         """One wake-up for each event loop, however many of its callers are answered."""
@@ -261,24 +292,28 @@ class SQLiteLane:
                 log.warning("%d units were finished after their event loop was closed", len(jobs))
 
     def _answer(self, jobs: list[Job[Any]]) -> None:
+        # Settled before anything is announced: no hook, whatever it raises, can leave a caller waiting. Callers still
+        # go on after the hooks, since a settled future wakes them in the loop's next round.
+        for job in jobs:
+            settle(job.future, job.result, job.error)
         for job in jobs:
             if job.error is None and job.changes:
                 # Also when the caller was cancelled meanwhile: the commit happened.
                 self._announce(job.changes)
-            if job.future.done():
-                continue
-            if job.error is not None:
-                job.future.set_exception(job.error)
-            else:
-                job.future.set_result(job.result)
 
 
 def _read_unit(statement: Statement, parameters: Mapping[str, Any]) -> Unit[list[Row]]:
     return (yield Step(statement, parameters))
 
 
-def _fail(group: list[Job[Any]], error: BaseException, cause: BaseException) -> None:
-    error.__cause__ = cause
-    for job in group:
-        if job.error is None:
-            job.error = error
+def _failure(error: BaseException) -> BaseException:
+    """What a unit's caller hears when the group failed: an error of its own, as each caller adds to its traceback."""
+    failure: StorageError
+    if isinstance(error, DatabaseError):
+        failure = type(error)(*error.args)
+    elif isinstance(error, sqlite3.Error):
+        failure = translate(error, "COMMIT")
+    else:
+        failure = DatabaseError(f"COMMIT: {type(error).__name__}")
+    failure.__cause__ = error
+    return failure

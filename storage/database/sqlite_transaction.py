@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from storage.database.change import Change
-from storage.database.sqlite_connection import translate
+from storage.database.sqlite_connection import roll_back, translate
 from storage.database.sqlite_drive import drive, select
 from storage.database.statement import Row, Statement
 from storage.database.unit import T, Unit
@@ -95,7 +95,8 @@ class SQLiteTransaction:
         if self.is_open:
             try:
                 await asyncio.shield(self._call(_ROLLBACK))
-            except (TransactionClosed, TransactionTimeout, StorageClosed) as error:
+            except StorageError as error:
+                # Never in the way of the exception that ended the block; the writer has rolled back in any case.
                 log.debug("rolled back before it was asked to: %s", error)
 
     def abandon(self) -> None:
@@ -115,16 +116,14 @@ class SQLiteTransaction:
 
     # ---- the writer's side, on its thread
 
-    def serve(self, connection: sqlite3.Connection) -> None:
+    def serve(self, connection: sqlite3.Connection, begin: Callable[[], None]) -> None:
         """Begin, carry out the owner's calls, and end; returns when the connection is free again."""
         if self._begun.cancelled():
             self._end(TransactionClosed("the transaction was cancelled before it began"))
             return
         try:
-            connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.Error as error:
-            failure = translate(error, "BEGIN")
-            failure.__cause__ = error
+            begin()
+        except StorageError as failure:
             self._end(failure)
             self._post(self._begun, None, failure)
             return
@@ -133,7 +132,7 @@ class SQLiteTransaction:
         while True:
             message = self._next(expires)
             if message is None:
-                connection.execute("ROLLBACK")
+                roll_back(connection)
                 self._end(
                     TransactionTimeout(
                         f"the transaction was open for more than {self._seconds:g} s and was rolled back: on SQLite it"
@@ -186,13 +185,13 @@ class SQLiteTransaction:
         except sqlite3.Error as error:
             failure = translate(error, str(message.work))
             failure.__cause__ = error
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            roll_back(connection)
         if message.work == _ABANDON:
             self._end(StorageClosed("the storage was closed while the transaction was open; it was rolled back"))
         else:
             self._end(TransactionClosed("the transaction has ended; open another one"))
         if message.work == _COMMIT and failure is None and self._changes:
+            # Before the answer, so that the hooks have run when the owner goes on.
             self._loop_call(self._announce, self._changes)
         self._post(message.future, None, failure)
 
@@ -209,7 +208,7 @@ class SQLiteTransaction:
 
     def _post(self, future: asyncio.Future[Any] | None, result: Any, error: BaseException | None) -> None:
         if future is not None:
-            self._loop_call(_settle, future, result, error)
+            self._loop_call(settle, future, result, error)
 
     def _loop_call(self, callback: Callable[..., None], *arguments: Any) -> None:
         try:
@@ -218,10 +217,16 @@ class SQLiteTransaction:
             log.warning("a transaction ended after its event loop was closed")
 
 
-def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+def settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    """Answer a caller who may have left; on its event loop."""
     if future.done():
         return
-    if error is not None:
-        future.set_exception(error)
-    else:
+    if error is None:
         future.set_result(result)
+    elif isinstance(error, StopIteration):
+        # A future refuses it, and the caller would wait for ever. A coroutine makes the same of it (PEP 479).
+        refusal = RuntimeError("a unit of work raised StopIteration")
+        refusal.__cause__ = error
+        future.set_exception(refusal)
+    else:
+        future.set_exception(error)

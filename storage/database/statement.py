@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import asyncpg as _postgresql
 from sqlalchemy.dialects.sqlite import pysqlite as _sqlite
 
 from storage.database.types import Direct, dump_json, load_json
+from storage.errors import InvalidInput
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import Dialect
@@ -127,3 +128,8 @@ class Statement:
 
     def __repr__(self) -> str:
         return f"Statement({self.name!r})"
+
+
+def does_not_fit(statement: Statement) -> InvalidInput:
+    """The error for a value that its column cannot hold, a number beyond 64 bits for example; does not quote it."""
+    return InvalidInput(f"{statement.name}: a value does not fit its column; numbers have at most 64 bits")

@@ -1,7 +1,8 @@
 """Units of work without I/O: a generator yields statements and receives rows, so one text serves both databases.
 
 The SQLite lane runs it on its writer thread, the PostgreSQL lane on an asyncpg connection; the unit cannot tell. It may
-be run again from the start (deadlock, busy), so it must have no effect but its statements.
+be run again from the start (deadlock), so it must have no effect but its statements. It must end: on SQLite nobody else
+writes before it does.
 """
 
 from __future__ import annotations

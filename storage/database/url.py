@@ -53,8 +53,10 @@ def parse_url(text: str) -> DatabaseURL:
     """
     try:
         url = make_url(text)
-    except ArgumentError:
-        raise ConfigurationError(f"the database URL cannot be read; {_EXPECTED}") from None
+    except (ArgumentError, ValueError):  # of a port that is no number, or of a password with an unescaped @ or :
+        raise ConfigurationError(
+            f"the database URL cannot be read; {_EXPECTED}. Percent-encode special characters of a password"
+        ) from None
     dialect = _DIALECTS.get(url.get_backend_name())
     if dialect is None:
         raise ConfigurationError(f"databases of kind {url.get_backend_name()!r} are not supported; {_EXPECTED}")
@@ -63,8 +65,10 @@ def parse_url(text: str) -> DatabaseURL:
     dsn = url.set(drivername="postgresql")
     if not dsn.database:
         raise ConfigurationError(f"the PostgreSQL URL names no database; {_EXPECTED}")
+    # As libpq does, asyncpg also takes passwords among the parameters, which SQLAlchemy would show.
+    masked = dsn.update_query_dict({name: "***" for name in dsn.query if "password" in name.lower()})
     return DatabaseURL(
-        "postgresql", dsn.render_as_string(hide_password=False), dsn.render_as_string(hide_password=True)
+        "postgresql", dsn.render_as_string(hide_password=False), masked.render_as_string(hide_password=True)
     )
 
 
@@ -78,5 +82,10 @@ def _sqlite(url: URL) -> DatabaseURL:
         return DatabaseURL("sqlite", f"file:/{uuid.uuid4().hex}?vfs=memdb", "sqlite:///:memory:")
     if url.query:
         raise ConfigurationError("a SQLite URL takes no parameters here; remove what follows the question mark")
-    path = Path(url.database).expanduser().absolute()
+    if "\0" in url.database:
+        raise ConfigurationError("the path in the SQLite URL contains a NUL character; remove it")
+    try:
+        path = Path(url.database).expanduser().absolute()
+    except (RuntimeError, OSError) as error:  # ~somebody who does not exist; a working directory that is gone
+        raise ConfigurationError(f"the path in the SQLite URL cannot be resolved: {error}") from error
     return DatabaseURL("sqlite", str(path), f"sqlite:///{path}")

@@ -13,8 +13,11 @@ import pytest
 
 from storage.database import parse_url
 
+# Everything is imported before the first line comes, so that two of these meet at the file and not while importing.
 OPEN_AND_WRITE = """
 import asyncio, sys
+import alembic.command, cryptography.hazmat.primitives.ciphers.aead
+import storage.database.migrate, storage.storage, storage.conversations.sql, storage.secrets.sql
 from storage import ConversationMetadata, Storage
 
 async def main(url, key_file, name):
@@ -24,7 +27,10 @@ async def main(url, key_file, name):
         secrets = await storage.user(name).secrets.load()
         assert secrets.custom_secrets["TOKEN"].secret.get_secret_value() == name
 
-asyncio.run(main(*sys.argv[1:]))
+print("ready", flush=True)
+for line in sys.stdin:
+    asyncio.run(main(*line.rstrip("\\n").split("\\t")))
+    print("done", flush=True)
 """
 
 SAVE_AND_TELL = """
@@ -46,24 +52,36 @@ asyncio.run(main(sys.argv[1]))
 
 @pytest.mark.slow
 def test_two_processes_open_one_fresh_file_at_once_twenty_times_over(tmp_path: Path) -> None:
+    processes = {
+        name: subprocess.Popen(
+            [sys.executable, "-c", OPEN_AND_WRITE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for name in ("ada", "bob")
+    }
+
+    def answers() -> list[str]:
+        lines = [process.stdout.readline() for process in processes.values() if process.stdout]
+        assert len(set(lines)) == 1, [*lines, *(process.communicate()[0] for process in processes.values())]
+        return lines
+
+    assert answers() == ["ready\n", "ready\n"]
     for attempt in range(20):
         folder = tmp_path / str(attempt)
-        url = f"sqlite:///{folder / 'storage.db'}"
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-c", OPEN_AND_WRITE, url, str(folder / "config" / "master.key"), name],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for name in ("ada", "bob")
-        ]
-        outputs = [process.communicate(timeout=120)[0] for process in processes]
-        assert [process.returncode for process in processes] == [0, 0], outputs
+        for name, process in processes.items():
+            assert process.stdin
+            process.stdin.write(f"sqlite:///{folder / 'storage.db'}\t{folder / 'config' / 'master.key'}\t{name}\n")
+            process.stdin.flush()
+        assert answers() == ["done\n", "done\n"]
         connection = sqlite3.connect(folder / "storage.db")
         assert connection.execute("SELECT user_id FROM conversation ORDER BY 1").fetchall() == [("ada",), ("bob",)]
         assert connection.execute("SELECT count(*) FROM key_encryption_key").fetchone() == (1,)
         connection.close()
+    assert [process.communicate()[0] for process in processes.values()] == ["", ""]
+    assert [process.returncode for process in processes.values()] == [0, 0]
 
 
 @pytest.mark.slow
