@@ -11,6 +11,7 @@ import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Final
+from urllib.parse import quote
 
 import platformdirs
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -105,7 +106,8 @@ class StorageConfig(BaseSettings):
 
     def sqlite_default(self) -> str:
         """The URL of the database in data_dir."""
-        return f"sqlite:///{self.data_dir.expanduser().absolute() / 'storage.db'}"
+        # Quoted, because a percent sign in a URL begins an escape.
+        return f"sqlite:///{quote(str(self.data_dir.expanduser().absolute() / 'storage.db'))}"
 
     def files_default(self) -> Path:
         """The folder of the blobs in data_dir."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from storage.config import StorageConfig
+from storage.database import parse_url
 from storage.errors import ConfigurationError
 
 
@@ -52,6 +53,12 @@ def test_arguments_win_over_the_environment_and_that_over_the_file(
 def test_paths_may_be_given_as_paths(tmp_path: Path) -> None:
     config = StorageConfig.load(data_dir=tmp_path, file_store_path=tmp_path / "files", master_key_file=tmp_path / "key")
     assert config.file_store_path == str(tmp_path / "files")
+
+
+@pytest.mark.parametrize("name", ["plain", "with space", "100%41", "question?mark", "hash#tag", "naïve 修復"])
+def test_the_default_database_is_in_the_data_folder_whatever_that_is_called(tmp_path: Path, name: str) -> None:
+    config = StorageConfig.load(data_dir=tmp_path / name)
+    assert parse_url(config.sqlite_default()).location == str(tmp_path / name / "storage.db")
 
 
 def test_the_file_is_found_by_the_environment_or_in_the_configuration_folder(

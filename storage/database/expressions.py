@@ -10,7 +10,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
 from sqlalchemy.types import TypeDecorator
 
-from storage.database.types import dump_json
+from storage.database.types import checked_text, dump_json
 
 
 class TextList(TypeDecorator[list[str]]):
@@ -26,10 +26,11 @@ class TextList(TypeDecorator[list[str]]):
         return dialect.type_descriptor(Text())
 
     def process_bind_param(self, value: Any, dialect: Any) -> Any:
-        """A list of str in, whatever the driver takes out."""
-        if value is None or dialect.name == "postgresql":
-            return value
-        return dump_json(list(value))
+        """Raises InvalidInput for a text that one of the databases cannot hold."""
+        if value is None:
+            return None
+        texts = [checked_text(text) for text in value]
+        return texts if dialect.name == "postgresql" else dump_json(texts)
 
 
 class _Pair(ColumnElement[bool]):

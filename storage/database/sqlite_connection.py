@@ -13,6 +13,7 @@ from typing import Final
 from urllib.parse import quote
 
 from storage.errors import DatabaseBusy, DatabaseError, DatabaseUnavailable, StorageError, UniqueViolation
+from storage.private_folder import make_private_folder
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +66,7 @@ def prepare_file(location: str) -> None:
         return
     path = Path(location).resolve()
     try:
-        if not path.parent.exists():
-            path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+        make_private_folder(path.parent)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         # Only a new file is opened here: closing one that this process has a connection to would drop that connection's
