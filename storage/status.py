@@ -19,8 +19,11 @@ from storage.tables import (
 )
 
 if TYPE_CHECKING:
+    from storage.config import StorageConfig
+    from storage.database.database import Database
+    from storage.encryption.keyring import KeyRing
     from storage.encryption.status import KeyRingStatus
-    from storage.storage import Storage
+    from storage.files.store import FileStore
 
 _file: Final[Any] = FileTable.__table__  # type: ignore[attr-defined]
 
@@ -99,19 +102,18 @@ class StorageStatus:
     problems: list[Problem] = field(default_factory=list)
 
 
-async def read_status(storage: Storage) -> StorageStatus:
+async def read_status(config: StorageConfig, database: Database, keyring: KeyRing, blobs: FileStore) -> StorageStatus:
     """Read everything `StorageStatus` has. Changes nothing.
 
     Raises:
         DatabaseError: the database cannot be read.
     """
-    database = storage.database
     schema = await check(database)
     counts = {str(name): int(number) for name, number in await database.read(_COUNTS, {}, scan=True)}
     ((file_bytes,),) = await database.read(_FILE_BYTES, {}, scan=True)
     size = _SQLITE_BYTES if database.dialect == "sqlite" else _POSTGRESQL_BYTES
     ((database_bytes,),) = await database.read(size, {}, scan=True)
-    keys = await storage.keyring.status()
+    keys = await keyring.status()
     status = StorageStatus(
         dialect=database.dialect,
         database=database.url.display,
@@ -119,7 +121,7 @@ async def read_status(storage: Storage) -> StorageStatus:
         counts=counts,
         file_bytes=int(file_bytes),
         database_bytes=int(database_bytes),
-        file_store=f"{storage.config.file_store}: {storage.blobs.location}",
+        file_store=f"{config.file_store}: {blobs.location}",
         keys=keys,
     )
     if schema.state is not SchemaState.CURRENT:
@@ -130,7 +132,7 @@ async def read_status(storage: Storage) -> StorageStatus:
         status.problems.append(
             Problem("keys", keys.message, f"put the right master key into {keys.where}; nothing was overwritten")
         )
-    if storage.config.file_store_web_hook_url is not None:
+    if config.file_store_web_hook_url is not None:
         status.problems.append(
             Problem(
                 "webhooks",

@@ -116,7 +116,7 @@ class Storage:
         """What is stored, where, and whether all is well. See storage.status.StorageStatus."""
         from storage.status import read_status
 
-        return await read_status(self)
+        return await read_status(self.config, self.database, self.keyring, self.blobs)
 
     async def close(self) -> None:
         """Finish what was accepted and let go of everything. Closing twice does nothing."""
