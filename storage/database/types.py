@@ -240,7 +240,12 @@ def _dumped_or_none(value: Any) -> str | None:
 
 
 def _loaded_or_none(text: str | None) -> Any:
-    return None if text is None else load_json(text)
+    # The common cases first and without a call: there are three such columns in a row, and twenty rows in a page.
+    if text is None:
+        return None
+    if text == "{}":
+        return {}
+    return load_json(text)
 
 
 class Sealed(Direct, TypeDecorator[bytes]):
