@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Final, NoReturn
 
 from cyclopts import App, CycloptsError
@@ -70,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         arguments: without the program's name; those of the process if None.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if _is_closed("stderr"):
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             # A terminal that is not UTF-8 must not turn a title into a crash.
@@ -79,7 +82,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(code)
 
 
+def _is_closed(stream: str) -> bool:
+    """Whether the shell closed it (`>&-`); Python then has None in its place."""
+    return getattr(sys, stream) is None
+
+
 def _run(words: list[str]) -> int:
+    if _is_closed("stdout"):
+        complain("the standard output is closed; /dev/null takes what nobody wants to read")
+        return EXIT_FAILED
     try:
         code = app(words, exit_on_error=False)
         sys.stdout.flush()

@@ -91,6 +91,27 @@ async def opened(connection: Connection, *, create: bool = False) -> AsyncIterat
         yield storage
 
 
+@asynccontextmanager
+async def opened_for_comparison(connection: Connection) -> AsyncIterator[Storage]:
+    """The storage for a command that only tells what it would do: an empty one in memory if there is no SQLite file.
+
+    Raises:
+        StorageError: it cannot be opened, or needs `storage migrate`.
+    """
+    from storage.database.url import parse_url
+    from storage.storage import Storage
+
+    config = connection.settings()
+    file = parse_url(config.database_url or config.sqlite_default()).file
+    if file is None or file.exists():
+        async with opened(connection) as storage:
+            yield storage
+        return
+    nowhere = {"database_url": "sqlite:///:memory:", "file_store": "memory", "migrate_on_open": True}
+    async with Storage.open(config.model_copy(update=nowhere)) as storage:
+        yield storage
+
+
 def file_place(storage: Storage) -> tuple[str, str | None]:
     """Where the files' bytes are: the kind of store, and its folder if it is one of this machine's."""
     root = getattr(storage.blobs, "root", None)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from storage.cli.connection import DEFAULT, AsJSON, Connection, flag, opened
+from storage.cli.connection import DEFAULT, AsJSON, Connection, flag, opened, opened_for_comparison
 from storage.cli.output import complain, line, plain, show_json
 
 if TYPE_CHECKING:
@@ -46,14 +46,19 @@ async def openhands(
     `total` and each user have `{conversations, files, settings, secrets}`, each `{found, imported, overwritten,
     unchanged, kept, skipped, bytes}`.
     """
+    from storage.identity import user_key
     from storage.openhands.importer import import_home
+    from storage.openhands.reader import open_home
 
-    async with opened(connection, create=True) as storage:
-        with _progress(quiet=json) as progress:
-            report = await import_home(
-                storage, source, user=user, dry_run=dry_run, overwrite=overwrite, progress=progress
-            )
-        locked = storage.keyring.state == "locked"
+    user_key(user)
+    # The source comes first: a misspelt one must not leave an empty database behind.
+    with open_home(source) as home:
+        async with opened_for_comparison(connection) if dry_run else opened(connection, create=True) as storage:
+            with _progress(quiet=json) as progress:
+                report = await import_home(
+                    storage, home, user=user, dry_run=dry_run, overwrite=overwrite, progress=progress
+                )
+            locked = storage.keyring.state == "locked"
     if json:
         show_json(report.as_dict())
     else:

@@ -31,6 +31,8 @@ from storage.openhands.source import Entry, Kind, Limits, join, natural_key
 _CHUNK: Final = 1024 * 1024
 # tarfile reads an extended header whole into memory; real ones are below a kilobyte, a huge one is an attack.
 _HEADER_BYTES: Final = 4 * 1024 * 1024
+# Characters of an endless name that a flaw shows.
+_SHOWN: Final = 200
 # An epoch for members without a usable date, and the earliest that zip can express.
 _NO_DATE: Final = datetime(1980, 1, 1, tzinfo=UTC)
 _MAGIC: Final = (
@@ -194,6 +196,10 @@ class ArchiveTree:
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if name.startswith(("/", "\\")) or ".." in parts or (parts and parts[0].endswith(":")) or "\x00" in name:
             self.flaws.append(Flaw("unsafe-member", name, "points outside the archive and was skipped"))
+            return None
+        if len(parts) > self._limits.depth:
+            told = f"lies more than {self._limits.depth} folders deep and was skipped"
+            self.flaws.append(Flaw("unsafe-member", f"{name[:_SHOWN]}…", told))
             return None
         return parts or None
 

@@ -45,7 +45,7 @@ FLAW_CODES: Final[dict[str, str]] = {
     "link": "a link was not followed",
     "special-file": "a pipe, socket or device was skipped",
     # archives
-    "unsafe-member": "a member that points outside the archive was skipped",
+    "unsafe-member": "a member that points outside the archive, or lies endlessly deep, was skipped",
     "damaged-archive": "the archive ends early or is damaged; what came before was read",
     # settings.json and secrets.json
     "settings-broken": "the settings could not be read and were skipped",

@@ -41,7 +41,7 @@ class Progress:
 
 async def import_home(
     storage: Storage,
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Home,
     *,
     user: str | None = None,
     dry_run: bool = False,
@@ -57,12 +57,13 @@ async def import_home(
 
     Args:
         storage: where to.
-        source: the state directory, a folder that has one directly below, or an archive of either.
+        source: the state directory, a folder that has one directly below, or an archive of either; or a Home, for
+            who wants to know that it can be read before there is a storage. A Home stays open.
         user: who gets what the layout gives to nobody; None is the local user.
         dry_run: write nothing; the report tells what would be done.
         overwrite: let the source win where the storage has something else.
         progress: called in the event loop's thread after every batch.
-        limits: on what is read.
+        limits: on what is read; a Home has its own already.
 
     Returns:
         What was done, with every flaw of the source.
@@ -71,10 +72,12 @@ async def import_home(
         InvalidInput: the source cannot be read as a state directory, or `user` cannot be a user's id.
         DatabaseError, FileStoreError: the storage failed; what was imported until then stays.
     """
-    report = ImportReport(os.fspath(source), dry_run)
     storage.user(user)  # refuses what cannot be a user's id before anything is read
-    with await asyncio.to_thread(_Opened, source, limits) as home:
-        await _Import(storage, home, report, user, overwrite=overwrite).run(progress)
+    if not isinstance(source, Home):
+        with await asyncio.to_thread(_Opened, source, limits) as home:
+            return await import_home(storage, home, user=user, dry_run=dry_run, overwrite=overwrite, progress=progress)
+    report = ImportReport(source.source, dry_run)
+    await _Import(storage, source, report, user, overwrite=overwrite).run(progress)
     return report
 
 

@@ -66,10 +66,11 @@ class Home:
     """A state directory that is open for reading. Get one from `open_home`.
 
     The iterators are lazy and may be run again. `flaws` is what concerns no conversation and no account: it
-    fills up while iterating, and a second iteration adds nothing to it twice.
+    fills up while iterating, and a second iteration adds nothing to it twice. `source` is the path as it was given.
     """
 
-    def __init__(self, tree: Tree, root: str) -> None:
+    def __init__(self, source: str, tree: Tree, root: str) -> None:
+        self.source = source
         self._tree = tree
         self._root = root
         self._flaws: dict[Flaw, None] = dict.fromkeys(tree.flaws)
@@ -235,12 +236,19 @@ class Home:
 
     def _walk(self, folder: str, inner: str, flaws: list[Flaw]) -> Iterator[tuple[str, Entry]]:
         """The regular files of a conversation, depth first, as (path within its folder, entry)."""
-        for entry in self._listed(join(folder, inner) if inner else folder, flaws):
-            path = join(inner, entry.name)
+        # Not by recursion: a folder can lie deeper than Python calls.
+        levels = [(inner, iter(self._listed(join(folder, inner) if inner else folder, flaws)))]
+        while levels:
+            inside, entries = levels[-1]
+            entry = next(entries, None)
+            if entry is None:
+                levels.pop()
+                continue
+            path = join(inside, entry.name)
             if is_foreign(entry.name):
                 flaws.append(_skipped(join(folder, path), entry.name))
             elif entry.kind == "folder":
-                yield from self._walk(folder, path, flaws)
+                levels.append((path, iter(self._listed(join(folder, path), flaws))))
             elif entry.kind == "file":
                 yield path, entry
             else:
@@ -259,14 +267,18 @@ class Home:
         self._note(*flaws)
 
     def _walk_loose(self, folder: str, entry: Entry) -> Iterator[tuple[str, Entry]]:
-        if not self._is_loose(folder, entry):
-            return
-        path = join(folder, entry.name)
-        if entry.kind == "file":
-            yield path, entry
-        else:
-            for inner in self._listed(path):
-                yield from self._walk_loose(path, inner)
+        levels = [(folder, iter([entry]))]
+        while levels:
+            inside, entries = levels[-1]
+            found = next(entries, None)
+            if found is None:
+                levels.pop()
+            elif self._is_loose(inside, found):
+                path = join(inside, found.name)
+                if found.kind == "file":
+                    yield path, found
+                else:
+                    levels.append((path, iter(self._listed(path))))
 
     def _is_loose(self, folder: str, entry: Entry) -> bool:
         """Whether a name outside of conversations is worth keeping; says so, or why not, in the flaws."""
@@ -327,7 +339,7 @@ def open_home(path: str | os.PathLike[str], limits: Limits | None = None) -> Ite
         InvalidInput: there is no state directory, or there are several.
     """
     with open_source(path, limits) as tree:
-        yield Home(tree, _find_root(tree, str(path)))
+        yield Home(os.fspath(path), tree, _find_root(tree, str(path)))
 
 
 def unreadable(path: str, error: OSError) -> Flaw:

@@ -115,7 +115,9 @@ class ImportReport:
         if len(self.users) > 1:
             parts = (f"{user} {report.conversations.found}" for user, report in self.users.items())
             yield f"conversations by user: {', '.join(parts)}"
-        if not self.changed:
+        if not any(self.total(kind).found for kind in KINDS):
+            yield "nothing to import: no conversation, file, setting or secret that can be read"
+        elif not self.changed:
             yield "nothing to do: everything that can be imported is there already"
         if self.flaws:
             yield f"flaws: {len(self.flaws)}"

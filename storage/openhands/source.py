@@ -35,6 +35,8 @@ class Limits:
     file_bytes: int = 1 * _GIB
     total_bytes: int = 64 * _GIB
     members: int = 5_000_000
+    # Only of archives, which may nest without end; state directories are about seven deep.
+    depth: int = 100
     # A JSON event log shrinks 10 to 60 times; what grows by more than this, beyond the grace, is a bomb.
     expansion: int = 500
     expansion_grace_bytes: int = 256 * 1024**2
@@ -133,9 +135,16 @@ def _kind(mode: int) -> Kind:
 _DIGITS: Final = re.compile(r"([0-9]+)")
 
 
-def natural_key(name: str) -> tuple[tuple[int, str], ...]:
-    """A sort key under which runs of digits compare as numbers, so that event 2 comes before event 10."""
-    return tuple((int(part), part) if part.isascii() and part.isdigit() else (-1, part) for part in _DIGITS.split(name))
+def natural_key(name: str) -> tuple[tuple[int, str, str], ...]:
+    """A sort key under which runs of digits compare as numbers, so that event 2 comes before event 10.
+
+    No run becomes a number: Python refuses to convert those of more than 4,300 digits.
+    """
+    key = []
+    for part in _DIGITS.split(name):
+        digits = part.lstrip("0") if part.isascii() and part.isdigit() else None
+        key.append((-1, part, part) if digits is None else (len(digits), digits, part))
+    return tuple(key)
 
 
 def join(folder: str, name: str) -> str:

@@ -16,6 +16,9 @@ from storage.tables import ConversationTable
 TOP_REPOSITORIES: Final = 10
 """How many repositories a report names: as many as a person compares at a glance."""
 
+_DECIMALS: Final = 9
+"""Of US dollars: far below a token's price, and above what adding floats in another order changes."""
+
 _conversation: Final[Any] = ConversationTable.__table__  # type: ignore[attr-defined]
 _c: Final = _conversation.c
 
@@ -74,7 +77,7 @@ async def cost_report(executor: Executor, user_id: str | None = None, *, top: in
 
 def _line(row: Row) -> CostLine:
     name, conversations, cost, *tokens = row
-    return CostLine(name, int(conversations), float(cost), *(int(number) for number in tokens))
+    return CostLine(name, int(conversations), round(float(cost), _DECIMALS), *(int(number) for number in tokens))
 
 
 def _statement(kind: str, *, of_one_user: bool) -> Statement:

@@ -73,6 +73,37 @@ def test_a_source_that_is_none_is_refused_before_anything_is_imported(shell: She
     assert "empty" in shell.badly("import", "openhands", shell.folder / "empty")
 
 
+def test_a_source_that_is_none_leaves_no_empty_storage_behind(shell: Shell) -> None:
+    shell.badly("import", "openhands", shell.folder / "nowhere")
+    shell.badly("import", "openhands", EXAMPLE, "--user", "")
+    assert not (shell.folder / "storage").exists()
+
+
+def test_a_dry_run_needs_no_storage_and_makes_none(shell: Shell) -> None:
+    dry = shell("import", "openhands", EXAMPLE, "--dry-run", "--json")
+    assert dry.code == 0
+    assert list(shell.folder.iterdir()) == []
+    assert dry.json == {**shell("import", "openhands", EXAMPLE, "--json").json, "dry_run": True}
+
+
+def test_a_dry_run_does_not_migrate(fresh_shell: Shell) -> None:
+    if fresh_shell.database_url and fresh_shell.database_url.startswith("postgresql"):
+        assert "storage migrate" in fresh_shell.badly("import", "openhands", EXAMPLE, "--dry-run")
+    else:
+        assert fresh_shell("import", "openhands", EXAMPLE, "--dry-run").code == 0
+    assert fresh_shell("migrate", "--check").code == 1
+
+
+def test_a_source_of_which_nothing_can_be_read_is_not_called_done(shell: Shell) -> None:
+    home = shell.folder / "home"
+    home.mkdir()
+    (home / "settings.json").write_text("[1]")
+    outcome = shell("import", "openhands", home)
+    assert "nothing to import" in outcome.output
+    assert "nothing to do" not in outcome.output
+    assert "[settings-broken]" in outcome.output
+
+
 def test_without_the_key_all_but_the_secrets_is_imported_and_it_fails(either_shell: Shell) -> None:
     secret = either_shell.folder / "first"
     secret.mkdir()

@@ -128,6 +128,22 @@ def test_an_output_without_room_is_an_error(shell: Shell) -> None:
     assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
 
 
+@pytest.mark.parametrize(
+    ("redirection", "code", "told"),
+    [
+        (">&-", 1, "error: the standard output is closed; /dev/null takes what nobody wants to read\n"),
+        ("2>&-", 0, ""),
+        ("2>&- --data-dir /nowhere/at/all", 1, ""),
+    ],
+)
+def test_a_stream_that_the_shell_closed_is_no_bug(shell: Shell, redirection: str, code: int, told: str) -> None:
+    shell.well("init")
+    environment = {**os.environ, **shell.environment, "PYTHONPATH": str(REPOSITORY)}
+    words = ["sh", "-c", f'"$0" -m storage migrate --check {redirection}', sys.executable]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, told)
+
+
 def test_help_starts_without_the_database_libraries() -> None:
     script = (
         "import sys\nfrom storage.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n"

@@ -125,6 +125,27 @@ def test_a_member_that_points_outside_is_skipped(tmp_path: Path, name: str, make
     assert sorted(item.name for item in tmp_path.rglob("*")) == ["archive", "inner"]
 
 
+def test_a_member_that_lies_endlessly_deep_is_skipped(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "home.tar", "w") as archive:
+        for name in ("sessions/c1/" + "d/" * 50 + "f", "sessions/c1/" + "d/" * 5_000 + "f", "sessions/" + "9" * 5_000):
+            member = tarfile.TarInfo(name)
+            member.size = 2
+            archive.addfile(member, io.BytesIO(b"{}"))
+    reading = read(tmp_path / "home.tar")
+    assert [len(file.path.split("/")) for file in reading.only.files] == [53]
+    assert "unsafe-member" in reading.codes
+    assert all(len(flaw.path) < 300 or flaw.code == "unknown-file" for flaw in reading.flaws)
+
+
+def test_a_folder_deeper_than_python_calls_is_read(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "home.tar", "w") as archive:
+        for folder in ("sessions/c1/", "workspace/"):
+            archive.addfile(tarfile.TarInfo(folder + "d/" * 1_500 + "f"))
+    with open_home(tmp_path / "home.tar", Limits(depth=2_000)) as home:
+        (record,) = home.conversations()
+        assert len(record.files) == len(list(home.loose_files())) == 1
+
+
 def test_links_in_an_archive_are_not_followed(tmp_path: Path) -> None:
     path = tar_of(
         tmp_path / "a.tar.gz",

@@ -340,4 +340,4 @@ async def test_deleting_an_imported_conversation_deletes_its_files(storage: Stor
 async def test_a_home_without_anything_imports_nothing(storage: Storage, state: StateDirectory) -> None:
     (state.root / "sessions").mkdir()
     report = await import_home(storage, state.root)
-    assert list(report.lines()) == ["nothing to do: everything that can be imported is there already"]
+    assert list(report.lines()) == ["nothing to import: no conversation, file, setting or secret that can be read"]

@@ -236,9 +236,7 @@ def _serving(folder: Path, installation: Path) -> Iterator[str]:
     }
     with log.open("wb") as output:
         initdb = [str(installation / "bin/initdb"), f"--pgdata={data}", *INITDB_OPTIONS]
-        if subprocess.run(
-            initdb, stdout=output, check=False, preexec_fn=_default_signals, **common
-        ).returncode:
+        if subprocess.run(initdb, stdout=output, check=False, preexec_fn=_default_signals, **common).returncode:
             raise ServerFailed(_tail(log))
         sockets.mkdir(mode=0o700)
         if identity:
@@ -267,9 +265,7 @@ def _unprivileged_identity() -> Mapping[str, Any]:
     except KeyError:
         others = [entry for entry in pwd.getpwall() if entry.pw_uid != 0]
         if not others:
-            raise ServerFailed(
-                "PostgreSQL refuses to run as root, and this machine has no other user"
-            ) from None
+            raise ServerFailed("PostgreSQL refuses to run as root, and this machine has no other user") from None
         entry = others[-1]
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
@@ -277,9 +273,7 @@ def _unprivileged_identity() -> Mapping[str, Any]:
 def _readable_installation(installation: Path, folder: Path, identity: Mapping[str, Any]) -> Path:
     """`installation`, or a copy of it when the server's user cannot reach it (below /root, for example)."""
     try:
-        subprocess.run(
-            [str(installation / "bin/postgres"), "--version"], check=True, capture_output=True, **identity
-        )
+        subprocess.run([str(installation / "bin/postgres"), "--version"], check=True, capture_output=True, **identity)
     except (OSError, subprocess.CalledProcessError):
         if not identity:
             raise

@@ -123,9 +123,7 @@ def test_a_server_that_cannot_start_says_why_and_leaves_nothing(monkeypatch: pyt
     assert not server.socket_directory.parent.exists()
 
 
-def test_the_socket_path_fits_whatever_the_temporary_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_socket_path_fits_whatever_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deep = tmp_path / ("d" * 100)
     deep.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(deep))
