@@ -113,6 +113,13 @@ class StorageConfig(BaseSettings):
         """The folder of the blobs in data_dir."""
         return self.data_dir.expanduser().absolute() / "files"
 
+    @field_validator("data_dir", "master_key_file", mode="before")
+    @classmethod
+    def _named_path(cls, value: Any) -> Any:
+        if value == "":
+            raise ValueError("is empty; name a path, or leave it out")
+        return value
+
     @field_validator("file_store_path", mode="before")
     @classmethod
     def _path_as_text(cls, value: Any) -> Any:
@@ -157,6 +164,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
         tables = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigurationError(f"cannot read the configuration file {path}: {error}") from error
+    for table in ("core", "server", "storage"):
+        if not isinstance(tables.get(table, {}), dict):
+            raise ConfigurationError(f"{path}: {table!r} must be a table: write [{table}] on a line of its own")
     values: dict[str, Any] = {}
     for table, names in (("core", _CORE), ("server", _SERVER)):
         values |= {name: value for name, value in tables.get(table, {}).items() if name in names}

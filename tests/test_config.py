@@ -78,6 +78,8 @@ def test_the_file_is_found_by_the_environment_or_in_the_configuration_folder(
         ("[core]\nfile_store = 'lcoal'\n", "file_store: .*'lcoal' is not a file store"),
         ("[storage\n", "cannot read the configuration file"),
         ("[storage]\ntransaction_timeout = 0\n", "transaction_timeout: .*greater than 0"),
+        ("storage = 5\n", r"'storage' must be a table"),
+        ("[storage]\ndata_dir = ''\n", "data_dir: .*is empty"),
         ("[storage]\ntransaction_timeout = 'soon'\n", "transaction_timeout: .*number"),
     ],
 )
