@@ -33,7 +33,13 @@ def perform(connection: sqlite3.Connection, step: Step) -> list[Row]:
     compiled = step.statement.compiled("sqlite")
     values = [compiled.bind(parameters) for parameters in step.parameters]
     try:
-        connection.executemany(compiled.sql, values)
+        if compiled.returns_rows:
+            # executemany leaves the first row unread, and Python 3.13 then binds the next parameters to a statement
+            # that is still running: SQLITE_MISUSE.
+            for each in values:
+                connection.execute(compiled.sql, each).fetchall()
+        else:
+            connection.executemany(compiled.sql, values)
     except sqlite3.Error as error:
         raise translate(error, step.statement.name) from error
     except OverflowError as error:

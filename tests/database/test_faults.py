@@ -16,8 +16,8 @@ import pytest
 from sqlalchemy import bindparam, func, select, text
 from sqlmodel import select as sqlmodel_select
 
-from storage.database import Database, Executor, Statement, Unit, execute, parse_url
-from storage.database.migrate import ensure, upgrade
+from storage.database import Database, Statement, Unit, execute, parse_url
+from storage.database.migrate import upgrade
 from storage.errors import (
     ConfigurationError,
     DatabaseError,
@@ -28,31 +28,15 @@ from storage.errors import (
     TransactionClosed,
     VersionConflict,
 )
-from storage.tables import EventTable
 from storage.webhooks.outbox import INSERT_EVENT, record
+from tests.database.happenings import COUNT, EVENT, count, one, opened
 
-_event: Any = EventTable.__table__  # type: ignore[attr-defined]
-COUNT = Statement("test.count", select(func.count()).select_from(_event), register=False)
 BACKEND = Statement("test.backend", text("SELECT pg_backend_pid()"), register=False)
 LOCK = Statement("test.lock", select(func.pg_advisory_xact_lock(bindparam("key"))), register=False)
 SLEEP = Statement("test.sleep", text("SELECT pg_sleep(0.2)"), register=False)
 
 HANGS = 30.0
 """Seconds after which a caller counts as waiting for ever."""
-
-
-async def count(executor: Executor) -> int:
-    return int((await executor.read(COUNT, {}))[0][0])
-
-
-def one(key: str) -> Callable[[], Unit[None]]:
-    return lambda: record("u", "test.happened", key=key)
-
-
-async def opened(url: str, **options: Any) -> Database:
-    database = Database(parse_url(url), **options)
-    await ensure(database, database.url)
-    return database
 
 
 @pytest.fixture
@@ -147,9 +131,9 @@ async def in_a_block_that_raises(database: Database) -> None:
 
 async def in_a_session(database: Database) -> None:
     async with database.session() as session:
-        await session.exec(sqlmodel_select(func.count()).select_from(_event))
-        await session.exec(_event.insert().values(_row("a")))
-        await session.exec(_event.insert().values(_row("b")))
+        await session.exec(sqlmodel_select(func.count()).select_from(EVENT))
+        await session.exec(EVENT.insert().values(_row("a")))
+        await session.exec(EVENT.insert().values(_row("b")))
         await session.commit()
 
 
@@ -192,7 +176,7 @@ async def test_a_cancelled_close_goes_on_and_another_waits_for_it(database_url: 
     database = await opened(database_url)
     await database.run(one("a"))
     async with database.session() as session:
-        await session.exec(sqlmodel_select(func.count()).select_from(_event))
+        await session.exec(sqlmodel_select(func.count()).select_from(EVENT))
     closing = asyncio.create_task(database.close())
     await asyncio.sleep(0)
     closing.cancel()

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, delete, func, select
 from sqlmodel import select as sqlmodel_select
 
-from storage.database import Change, Database, Executor, Statement, Unit, parse_url
-from storage.database.migrate import ensure
+from storage.database import Change, Database, Executor, Statement, Unit, execute_many, parse_url
 from storage.errors import (
     DatabaseBusy,
     DatabaseError,
@@ -25,26 +24,14 @@ from storage.errors import (
     StorageClosed,
     UniqueViolation,
 )
-from storage.tables import EventTable
 from storage.webhooks.outbox import INSERT_EVENT, change, record, record_all
+from tests.database.happenings import COUNT, EVENT, count, one, opened
 
-_event: Any = EventTable.__table__  # type: ignore[attr-defined]
-COUNT = Statement("test.count", select(func.count()).select_from(_event), register=False)
-KEYS = Statement("test.keys", select(_event.c.key).order_by(_event.c.seq), register=False)
-
-
-async def count(executor: Executor) -> int:
-    return int((await executor.read(COUNT, {}))[0][0])
+KEYS = Statement("test.keys", select(EVENT.c.key).order_by(EVENT.c.seq), register=False)
 
 
 async def keys(executor: Executor) -> list[str]:
     return [key for (key,) in await executor.read(KEYS, {})]
-
-
-async def opened(url: str, **options: Any) -> Database:
-    database = Database(parse_url(url), **options)
-    await ensure(database, database.url)
-    return database
 
 
 @pytest.fixture
@@ -59,10 +46,6 @@ async def sqlite(sqlite_url: str) -> AsyncIterator[Database]:
     database = await opened(sqlite_url)
     yield database
     await database.close()
-
-
-def one(key: str) -> Callable[[], Unit[None]]:
-    return lambda: record("u", "test.happened", key=key)
 
 
 def failing(key: str) -> Unit[None]:
@@ -99,6 +82,15 @@ async def test_a_unit_returns_its_value_and_sees_its_own_rows(database: Database
         return int(number)
 
     assert await database.run(unit) == 1
+
+
+async def test_a_statement_that_returns_rows_may_be_run_many_times(database: Database) -> None:
+    remove = Statement(
+        "test.remove", delete(EVENT).where(EVENT.c.key == bindparam("key")).returning(EVENT.c.seq), register=False
+    )
+    await asyncio.gather(*[database.run(one(str(number))) for number in range(5)])
+    await database.run(lambda: execute_many(remove, [{"key": key} for key in ("0", "missing", "2", "4")]))
+    assert sorted(await keys(database)) == ["1", "3"]
 
 
 async def test_a_unique_violation_is_raised_inside_the_unit_and_may_be_named_anew(database: Database) -> None:
@@ -365,7 +357,7 @@ def test_one_storage_serves_event_loops_one_after_the_other(database_url: str) -
         async with database.transaction() as tx:
             await tx.run(one(f"tx{number}"))
         async with database.session() as session:
-            await session.exec(sqlmodel_select(func.count()).select_from(_event))
+            await session.exec(sqlmodel_select(func.count()).select_from(EVENT))
         return await count(database)
 
     assert [asyncio.run(use(number)) for number in range(3)] == [2, 4, 6]
@@ -393,8 +385,8 @@ def test_two_event_loops_in_two_threads_write_at_once(database_url: str) -> None
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
-def test_a_fork_is_detected_and_refused(sqlite_url: str) -> None:
-    database = asyncio.run(opened(sqlite_url))
+def test_a_fork_is_detected_and_refused(database_url: str) -> None:
+    database = asyncio.run(opened(database_url))
     child = os.fork()
     if child == 0:  # pragma: no cover - its coverage is not collected
 

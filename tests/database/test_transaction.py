@@ -8,36 +8,18 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
 from sqlmodel import select as sqlmodel_select
 
-from storage.database import Database, Executor, Statement, Unit, parse_url
-from storage.database.migrate import ensure
+from storage.database import Database, Unit
 from storage.errors import InvalidInput, NestedTransaction, StorageClosed, TransactionClosed, TransactionTimeout
 from storage.tables import EventTable
 from storage.webhooks.outbox import record
-
-_event: Any = EventTable.__table__  # type: ignore[attr-defined]
-COUNT = Statement("test.count", select(func.count()).select_from(_event), register=False)
-
-
-async def count(executor: Executor) -> int:
-    return int((await executor.read(COUNT, {}))[0][0])
-
-
-def one(key: str) -> Callable[[], Unit[None]]:
-    return lambda: record("u", "test.happened", key=key)
+from tests.database.happenings import count, one, opened
 
 
 def failing() -> Unit[None]:
     yield from record("u", "test.happened", key="undone")
     raise RuntimeError("a unit fails")
-
-
-async def opened(url: str, **options: Any) -> Database:
-    database = Database(parse_url(url), **options)
-    await ensure(database, database.url)
-    return database
 
 
 @pytest.fixture(params=["file", "memory", "postgresql"])
