@@ -1,7 +1,7 @@
 """The configuration: arguments, then STORAGE_* environment variables, then a TOML file, then defaults.
 
-The TOML file may be the seed system's own: its tables [core] and [server] are read for the names they share with us,
-and everything else is in [storage].
+The TOML file may be the seed system's own: its tables [core] and [server] are read for the names they share with us.
+The policies for secrets are in [security], and everything else is in [storage].
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import platformdirs
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from storage.errors import ConfigurationError
 
@@ -26,6 +26,12 @@ FILE_STORES: Final = ("local", "memory", "s3", "google_cloud")
 """What `file_store` may be, besides the dotted path of a FileStore class. There is no fallback: the seed system takes a
 misspelt name for `memory` and loses every file at exit."""
 
+KEY_PROVIDERS: Final = ("environment", "key-file", "keyring", "aws-kms")
+"""What `key_provider` may be, besides the dotted path of a KeyProvider class."""
+
+MASKED_PATHS: Final = ("events/*.json", "event_cache/*.json")
+"""The seed system's event stream and the pages that it caches of it: where an agent's output lands."""
+
 _CORE: Final = (
     "file_store",
     "file_store_path",
@@ -34,6 +40,10 @@ _CORE: Final = (
     "file_store_web_hook_batch",
 )
 _SERVER: Final = ("conversation_store_class", "settings_store_class", "secrets_store_class")
+_SECURITY: Final = ("require_master_key", "masked_paths", "shortest_masked_secret", "allow_reveal")
+
+Names = Annotated[tuple[str, ...], NoDecode]
+"""Several texts; in the environment separated by commas."""
 
 
 class StorageConfig(BaseSettings):
@@ -86,6 +96,31 @@ class StorageConfig(BaseSettings):
     master_key_file: Path = Field(default_factory=lambda: platformdirs.user_config_path(APPLICATION) / "master.key")
     """The key file: made at the first secret, away from the database and its backups."""
 
+    key_provider: str | None = None
+    """Who holds the master keys: environment, key-file, keyring, aws-kms, or the dotted path of a KeyProvider class;
+    environment if a master_key is given, else key-file, if None."""
+
+    keyring_service: str = "agent-storage"
+    """keyring: the service under which the operating system's keyring keeps the master key."""
+
+    aws_kms_key_ids: Names = ()
+    """aws-kms: ids, ARNs or aliases of the keys; the first wraps, all unwrap."""
+
+    aws_kms_endpoint_url: str | None = None
+    """aws-kms: another endpoint than the region's own."""
+
+    require_master_key: bool = False
+    """Refuse to open, and never make a key, unless the right master key is at hand."""
+
+    masked_paths: Names = MASKED_PATHS
+    """Files at paths that end like one of these patterns are written with the user's secrets masked."""
+
+    shortest_masked_secret: Annotated[int, Field(ge=4)] = 8
+    """Characters below which a secret is not masked: a short text occurs by chance."""
+
+    allow_reveal: bool = True
+    """Whether the command line may show a secret's value (`--reveal`)."""
+
     migrate_on_open: bool = True
     """Whether opening brings an older schema up to date; if False it is refused instead."""
 
@@ -125,6 +160,18 @@ class StorageConfig(BaseSettings):
     def _path_as_text(cls, value: Any) -> Any:
         return str(value) if isinstance(value, Path) else value
 
+    @field_validator("aws_kms_key_ids", "masked_paths", mode="before")
+    @classmethod
+    def _separated(cls, value: Any) -> Any:
+        return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+    @field_validator("key_provider")
+    @classmethod
+    def _known_key_provider(cls, value: str | None) -> str | None:
+        if value is None or value in KEY_PROVIDERS or "." in value:
+            return value
+        raise ValueError(f"{value!r} is not a key provider; use one of {', '.join(KEY_PROVIDERS)} or a dotted path")
+
     @field_validator("file_store")
     @classmethod
     def _known_file_store(cls, value: str) -> str:
@@ -159,21 +206,22 @@ class StorageConfig(BaseSettings):
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
-    """The fields that a TOML file sets, from its tables [core], [server] and [storage]."""
+    """The fields that a TOML file sets, from its tables [core], [server], [security] and [storage]."""
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigurationError(f"cannot read the configuration file {path}: {error}") from error
-    for table in ("core", "server", "storage"):
+    for table in ("core", "server", "security", "storage"):
         if not isinstance(tables.get(table, {}), dict):
             raise ConfigurationError(f"{path}: {table!r} must be a table: write [{table}] on a line of its own")
     values: dict[str, Any] = {}
     for table, names in (("core", _CORE), ("server", _SERVER)):
         values |= {name: value for name, value in tables.get(table, {}).items() if name in names}
-    for name, value in tables.get("storage", {}).items():
-        if name not in StorageConfig.model_fields:
-            raise ConfigurationError(f"{path}: [storage] has no setting {name!r}{_nearest(name)}")
-        values[name] = value
+    for table, taken in (("security", _SECURITY), ("storage", tuple(StorageConfig.model_fields))):
+        for name, value in tables.get(table, {}).items():
+            if name not in taken:
+                raise ConfigurationError(f"{path}: [{table}] has no setting {name!r}{_nearest(name)}")
+            values[name] = value
     return values
 
 
