@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sqlmodel.ext.asyncio.session import AsyncSession
 
     from storage.status import StorageStatus
+    from storage.users import DeletedUser, UserInfo
 
 S = TypeVar("S")
 
@@ -117,6 +118,18 @@ class Storage:
         from storage.status import read_status
 
         return await read_status(self.config, self.database, self.keyring, self.blobs)
+
+    async def list_users(self) -> list[UserInfo]:
+        """Everyone who has something stored. See storage.users.list_users."""
+        from storage.users import list_users
+
+        return await list_users(self.database)
+
+    async def delete_user(self, user_id: str | None) -> DeletedUser:
+        """Remove a user's data keys, rows and files, for good. See storage.users.delete_user for what that promises."""
+        from storage.users import delete_user
+
+        return await delete_user(self.database, self.keyring, self.blobs, user_id)
 
     async def close(self) -> None:
         """Finish what was accepted and let go of everything. Closing twice does nothing."""

@@ -1,0 +1,157 @@
+"""Users as a whole: who has something stored, and the removal of all of it, their data key first.
+
+A user is not a row of a table; a user is whoever owns rows. So both verbs walk every table that has an owner, and a
+table added later takes part without being named here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Table, bindparam, delete, func, literal_column, select, union_all
+
+from storage.database.statement import Statement
+from storage.database.unit import Unit, execute
+from storage.encryption.keyring import EVERYONE
+from storage.errors import FileStoreError
+from storage.files.catalog import BLOB_CONCURRENCY
+from storage.files.concurrency import each
+from storage.identity import user_key
+from storage.tables import metadata
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from storage.database.database import Database
+    from storage.encryption.keyring import KeyRing
+    from storage.files.store import FileStore
+
+_KEYS: Final = "data_key"
+_FILES: Final = "file"
+
+
+def owned_tables() -> tuple[Table, ...]:
+    """Every table whose rows belong to a user, the data keys first."""
+    owned = [table for table in metadata.tables.values() if "user_id" in table.c]
+    return tuple(sorted(owned, key=lambda table: (table.name != _KEYS, table.name)))
+
+
+@dataclass(frozen=True, slots=True)
+class UserInfo:
+    """Someone who has something stored.
+
+    Attributes:
+        user_id: in its stored form; `local` is the one user of a desktop install.
+        rows: how many rows of each table, by the table's name, belong to the user; tables with none are left out.
+    """
+
+    user_id: str
+    rows: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class DeletedUser:
+    """What a deletion removed.
+
+    Attributes:
+        user_id: in its stored form.
+        rows: removed rows by table; tables that had none are left out.
+        blobs: how many blobs of files were removed from the file store.
+        blobs_left: keys of blobs that the file store did not remove; nothing names them any more.
+    """
+
+    user_id: str
+    rows: dict[str, int]
+    blobs: int
+    blobs_left: tuple[str, ...] = ()
+
+
+_COUNT: Final = {
+    table.name: Statement(
+        f"user.count_{table.name}", select(func.count()).select_from(table).where(table.c.user_id == bindparam("owner"))
+    )
+    for table in owned_tables()
+}
+_DELETE: Final = {
+    table.name: Statement(f"user.delete_{table.name}", delete(table).where(table.c.user_id == bindparam("owner")))
+    for table in owned_tables()
+}
+_BLOBS: Final = Statement(
+    "user.blobs",
+    select(metadata.tables[_FILES].c.blob_key).where(metadata.tables[_FILES].c.user_id == bindparam("owner")),
+)
+
+
+def _counted(table: Table) -> Any:
+    owner = func.coalesce(table.c.user_id, literal_column(f"'{EVERYONE}'")).label("owner")
+    return select(owner, literal_column(f"'{table.name}'").label("name"), func.count().label("number")).group_by(owner)
+
+
+_ALL: Final = Statement("report.users", union_all(*[_counted(table) for table in owned_tables()]))
+
+
+async def list_users(database: Database) -> list[UserInfo]:
+    """Everyone who has something stored, by id. Reads every table; what belongs to no user is not listed.
+
+    Raises:
+        DatabaseError: the database cannot be read.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for owner, name, number in await database.read(_ALL, {}, scan=True):
+        if owner != EVERYONE:
+            found.setdefault(owner, {})[name] = int(number)
+    return [UserInfo(user_id, dict(sorted(found[user_id].items()))) for user_id in sorted(found)]
+
+
+async def delete_user(database: Database, keyring: KeyRing, blobs: FileStore, user_id: str | None) -> DeletedUser:
+    """Remove the user's data keys and rows in one transaction, then the blobs of their files.
+
+    With the data keys gone, no copy of the database's present content opens the user's secrets. Copies made before
+    (backups, replicas, SQLite's WAL until its next checkpoint, PostgreSQL's until VACUUM and WAL recycling) still hold
+    rows and wrapped keys. The event rows go too, so web hooks that were not delivered yet are not.
+
+    Args:
+        database: where.
+        keyring: forgets the user's keys in this process. Another one may hold them in memory for some minutes, with
+            nothing left to open.
+        blobs: where the files' bytes are.
+        user_id: None is the local user.
+
+    Raises:
+        InvalidInput: no acceptable user id.
+        DatabaseError: nothing was removed.
+    """
+    owner = user_key(user_id)
+
+    def unit() -> Unit[tuple[dict[str, int], list[str]]]:
+        # The keys go first: whoever is sealing under one is waited for, and whoever comes later makes a new one.
+        rows: dict[str, int] = {}
+        keys: list[str] = []
+        for name, statement in _DELETE.items():
+            if name == _FILES:
+                keys = [key for (key,) in (yield from execute(_BLOBS, owner=owner))]
+            ((number,),) = yield from execute(_COUNT[name], owner=owner)
+            if number:
+                rows[name] = int(number)
+            yield from execute(statement, owner=owner)
+        return rows, keys
+
+    rows, keys = await database.run(unit)
+    keyring.forget(owner)
+    removed, left = await _remove(blobs, sorted(set(keys)))
+    return DeletedUser(owner, rows, removed, left)
+
+
+async def _remove(blobs: FileStore, keys: Sequence[str]) -> tuple[int, tuple[str, ...]]:
+    """Delete blobs; a file store that fails leaves some, and the rows are gone either way."""
+
+    async def remove(key: str) -> bool:
+        try:
+            await blobs.delete(key)
+        except FileStoreError:
+            return False
+        return True
+
+    removed = await each(remove, keys, BLOB_CONCURRENCY)
+    return sum(removed), tuple(key for key, gone in zip(keys, removed, strict=True) if not gone)
