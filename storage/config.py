@@ -10,7 +10,7 @@ import difflib
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NoReturn
 from urllib.parse import quote
 
 import platformdirs
@@ -138,6 +138,11 @@ class StorageConfig(BaseSettings):
 
     postgres_prepared_statements: bool = True
     """PostgreSQL: must be False behind a pooler in transaction mode, such as pgbouncer."""
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(
+            "a StorageConfig may hold the master key and is not pickled: load it in the process that needs it"
+        )
 
     def sqlite_default(self) -> str:
         """The URL of the database in data_dir."""

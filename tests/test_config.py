@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,10 @@ def test_the_file_is_found_by_the_environment_or_in_the_configuration_folder(
         ("storage = 5\n", r"'storage' must be a table"),
         ("[storage]\ndata_dir = ''\n", "data_dir: .*is empty"),
         ("[storage]\ntransaction_timeout = 'soon'\n", "transaction_timeout: .*number"),
+        ("[storage]\nkey_provider = 'keyfile'\n", "key_provider: .*'keyfile' is not a key provider; use one of"),
+        ("[security]\nallow_reveel = false\n", "no setting 'allow_reveel'; did you mean 'allow_reveal'"),
+        ("[security]\npostgres_pool_size = 4\n", r"\[security\] has no setting 'postgres_pool_size'"),
+        ("[security]\nshortest_masked_secret = 1\n", "shortest_masked_secret: .*greater than or equal to 4"),
     ],
 )
 def test_a_file_with_a_mistake_is_refused_and_the_mistake_named(tmp_path: Path, text: str, message: str) -> None:
@@ -117,3 +123,41 @@ def test_no_secret_of_the_configuration_is_shown(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ConfigurationError) as caught:
         StorageConfig.load(**{**options, "transaction_timeout": "marker-5"})
     assert "marker" not in str(caught.value)
+
+
+def test_the_policies_for_secrets_are_in_a_table_of_their_own(tmp_path: Path) -> None:
+    config = StorageConfig.load()
+    assert (config.require_master_key, config.allow_reveal, config.shortest_masked_secret) == (False, True, 8)
+    assert config.masked_paths == ("events/*.json", "event_cache/*.json")
+    file = written(
+        tmp_path / "storage.toml",
+        """
+        [security]
+        require_master_key = true
+        allow_reveal = false
+        masked_paths = ["logs/*"]
+        shortest_masked_secret = 12
+        """,
+    )
+    config = StorageConfig.load(file)
+    assert (config.require_master_key, config.allow_reveal, config.shortest_masked_secret) == (True, False, 12)
+    assert config.masked_paths == ("logs/*",)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("events/*.json, logs/*", ("events/*.json", "logs/*")), ("logs/*", ("logs/*",)), ("", ()), (" , ", ())],
+)
+def test_several_values_in_the_environment_are_separated_by_commas(
+    value: str, expected: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORAGE_MASKED_PATHS", value)
+    assert StorageConfig.load().masked_paths == expected
+
+
+def test_a_configuration_is_not_pickled_because_it_holds_the_key() -> None:
+    config = StorageConfig.load(master_key="marker")
+    with pytest.raises(TypeError, match="load it in the process") as caught:
+        pickle.dumps(config)
+    assert "marker" not in str(caught.value)
+    assert copy.deepcopy(config) == config
