@@ -1,7 +1,7 @@
 """settings.json and secrets.json of a state directory, as plain values that the stores accept.
 
 A masked key (`**********`) is what a display writes over a value: importing it would
-replace a key by asterisks.
+replace a key by asterisks. Likewise one that is encrypted and cannot be opened is left out.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from storage.openhands.flaws import Flaw
+from storage.openhands.legacy_values import LegacyValues
 from storage.openhands.metadata import KNOWN_PROVIDERS, storable
 
 _MASK: Final = re.compile(r"\*{4,}")  # pydantic's SecretStr shows ten
@@ -75,53 +76,79 @@ class SecretValues:
 
 @dataclass(slots=True)
 class Account:
-    """A user's settings and secrets as found; None where there were none. Both may hold keys in clear."""
+    """A user's settings and secrets as found; None where there were none. Both may hold keys in clear.
+
+    Attributes:
+        user: None when the source names none.
+        settings_path: where the settings were found, for flaws.
+        secrets_path: where the secrets were found, for flaws.
+        withheld: names of settings that the source has, masked or encrypted, and that are not in `settings`.
+        unopened: how many secrets are encrypted and could not be opened; they are not in `secrets`.
+    """
 
     user: str | None
     settings: dict[str, Any] | None = field(default=None, repr=False)
     secrets: SecretValues | None = None
     flaws: list[Flaw] = field(default_factory=list)
+    settings_path: str = "settings.json"
+    secrets_path: str = "secrets.json"
+    withheld: set[str] = field(default_factory=set)
+    unopened: int = 0
 
 
-def read_settings(data: bytes, path: str, account: Account) -> None:
+_PLAIN: Final = LegacyValues(plain_tokens=True)
+
+
+def read_settings(data: bytes, path: str, account: Account, values: LegacyValues = _PLAIN) -> None:
     """Put the settings into `account`; secrets that an older release kept among them go to its secrets."""
     raw = _object(data, path, "settings-broken", account.flaws)
-    if raw is None:
-        return
+    if raw is not None:
+        take_settings(raw, path, account, values)
+
+
+def read_secrets(data: bytes, path: str, account: Account, values: LegacyValues = _PLAIN) -> None:
+    """Put the secrets into `account`. They win over those that the settings held."""
+    raw = _object(data, path, "secrets-broken", account.flaws)
+    if raw is not None:
+        take_secrets(raw, path, account, values)
+
+
+def take_settings(raw: dict[str, Any], path: str, account: Account, values: LegacyValues) -> None:
+    """As read_settings, for what settings.json says: an object of texts that databases store."""
+    reading = _Reading(path, account, values)
     settings: dict[str, Any] = {}
     for name, value in raw.items():
         if name in _NESTED_SECRETS:
-            if isinstance(value, dict) and _take_secrets(value, f"{path}:{name}", account):
-                account.flaws.append(
-                    Flaw("secrets-in-settings", path, f"{name} holds secrets; they were put with the secrets")
-                )
+            if isinstance(value, dict) and reading.at(f"{path}:{name}").take_secrets(value):
+                reading.flaw("secrets-in-settings", f"{name} holds secrets; they were put with the secrets")
             continue
-        if is_masked(value):
-            account.flaws.append(Flaw("masked-secret", path, f"{name} is masked; it was not imported"))
+        clear = reading.clear(value, name)
+        if clear is _LEFT_OUT:
+            account.withheld.add(name)
             continue
         if name not in SETTINGS_FIELDS:
-            account.flaws.append(
-                Flaw("unknown-field", path, f"{name} has no column; it was kept among the extra fields")
-            )
-        settings[name] = _without_masks(value, name, path, account.flaws)
+            reading.flaw("unknown-field", f"{name} has no column; it was kept among the extra fields")
+        settings[name] = clear
     account.settings = settings
+    account.settings_path = path
 
 
-def read_secrets(data: bytes, path: str, account: Account) -> None:
-    """Put the secrets into `account`. They win over those that the settings held."""
-    raw = _object(data, path, "secrets-broken", account.flaws)
-    if raw is None:
-        return
+def take_secrets(raw: dict[str, Any], path: str, account: Account, values: LegacyValues) -> None:
+    """As read_secrets, for what secrets.json says: an object of texts that databases store."""
     if account.secrets is None:
         account.secrets = SecretValues()
-    _take_secrets(raw, path, account)
+    account.secrets_path = path
+    reading = _Reading(path, account, values)
+    reading.take_secrets(raw)
     for name, value in raw.items():
         if name in ("provider_tokens", "custom_secrets") or value is None:
             continue
-        if _masked_at(value, name, path, account.flaws):
+        clear = reading.clear(value, name)
+        if clear is _LEFT_OUT:
+            reading.count_unopened(value)
             continue
-        account.secrets.others[name] = _without_masks(value, name, path, account.flaws)
-        account.flaws.append(Flaw("unknown-field", path, f"{name} is not known; it was kept as a secret"))
+        account.secrets.others[name] = clear
+        reading.flaw("unknown-field", f"{name} is not known; it was kept as a secret")
 
 
 def is_masked(value: Any) -> bool:
@@ -129,88 +156,125 @@ def is_masked(value: Any) -> bool:
     return isinstance(value, str) and _MASK.fullmatch(value.strip()) is not None
 
 
-def _take_secrets(raw: dict[str, Any], path: str, account: Account) -> bool:
-    found = SecretValues()
-    for name, value in _named(raw, "provider_tokens", path, account.flaws):
-        token = _provider_token(name, value, path, account.flaws)
-        if token is not None:
-            found.provider_tokens[name] = token
-    for name, value in _named(raw, "custom_secrets", path, account.flaws):
-        secret = _custom_secret(name, value, path, account.flaws)
-        if secret is not None:
-            found.custom_secrets[name] = secret
-    if found:
-        account.secrets = account.secrets or SecretValues()
-        account.secrets.provider_tokens.update(found.provider_tokens)
-        account.secrets.custom_secrets.update(found.custom_secrets)
-    return bool(found)
+_LEFT_OUT: Final = object()
 
 
-def _provider_token(name: str, value: Any, path: str, flaws: list[Flaw]) -> dict[str, str | None] | None:
-    where = f"provider_tokens.{name}"
-    entry = {"token": value} if isinstance(value, str) else value
-    if not isinstance(entry, dict):
-        flaws.append(Flaw("bad-value", path, f"{where} is not an object; skipped"))
-        return None
-    token = entry.get("token")
-    if is_masked(token):
-        flaws.append(Flaw("masked-secret", path, f"{where} is masked; it was not imported"))
-        return None
-    if not token or not isinstance(token, str):
-        flaws.append(Flaw("empty-token", path, f"{where} has no token; skipped"))
-        return None
-    if name not in KNOWN_PROVIDERS:
-        flaws.append(Flaw("unknown-provider", path, f"{where} is not a known provider; it was kept"))
-    return {"token": token, "host": _optional(entry.get("host")), "user_id": _optional(entry.get("user_id"))}
+class _Reading:
+    """Values of one place, made clear; what cannot be is left out and becomes a flaw."""
 
+    def __init__(self, path: str, account: Account, values: LegacyValues) -> None:
+        self._path = path
+        self._account = account
+        self._values = values
 
-def _custom_secret(name: str, value: Any, path: str, flaws: list[Flaw]) -> dict[str, str] | None:
-    where = f"custom_secrets.{name}"
-    entry = {"secret": value} if isinstance(value, str) else value
-    secret = entry.get("secret") if isinstance(entry, dict) else None
-    if not isinstance(entry, dict) or not isinstance(secret, str):
-        flaws.append(Flaw("bad-value", path, f"{where} holds no text; skipped"))
-        return None
-    if is_masked(secret):
-        flaws.append(Flaw("masked-secret", path, f"{where} is masked; it was not imported"))
-        return None
-    if not secret:
-        flaws.append(Flaw("empty-secret", path, f"{where} is empty; it was imported empty"))
-    return {"secret": secret, "description": _optional(entry.get("description")) or ""}
+    def at(self, path: str) -> _Reading:
+        return _Reading(path, self._account, self._values)
+
+    def flaw(self, code: str, message: str) -> None:
+        self._account.flaws.append(Flaw(code, self._path, message))
+
+    def clear(self, value: Any, where: str) -> Any:
+        """The value decrypted and without masks, at any depth; _LEFT_OUT if nothing is left of it."""
+        if isinstance(value, str):
+            return self._text(value, where)
+        if isinstance(value, dict):
+            inside = [(key, self.clear(item, f"{where}.{key}")) for key, item in value.items()]
+            return {key: item for key, item in inside if item is not _LEFT_OUT}
+        if isinstance(value, list):
+            items = [self.clear(item, f"{where}[{index}]") for index, item in enumerate(value)]
+            return [item for item in items if item is not _LEFT_OUT]
+        return value
+
+    def take_secrets(self, raw: dict[str, Any]) -> bool:
+        """Put tokens and custom secrets into the account; whether there was one."""
+        found = SecretValues()
+        for name, value in self._named(raw, "provider_tokens"):
+            token = self._provider_token(name, value)
+            if token is not None:
+                found.provider_tokens[name] = token
+        for name, value in self._named(raw, "custom_secrets"):
+            secret = self._custom_secret(name, value)
+            if secret is not None:
+                found.custom_secrets[name] = secret
+        if found:
+            self._account.secrets = self._account.secrets or SecretValues()
+            self._account.secrets.provider_tokens.update(found.provider_tokens)
+            self._account.secrets.custom_secrets.update(found.custom_secrets)
+        return bool(found)
+
+    def _text(self, value: str, where: str) -> Any:
+        opened = self._values.open(value)
+        if is_masked(opened):  # a mask that was taken for the value may have been encrypted, too
+            self.flaw("masked-secret", f"{where} is masked; it was not imported")
+            return _LEFT_OUT
+        if opened is None:
+            if self._values.has_secret:
+                reason = "is encrypted, and not with the JWT secret at hand"
+            else:
+                reason = "is encrypted and needs --jwt-secret-file"
+            self.flaw("encrypted-secret", f"{where} {reason}; it was not imported")
+            return _LEFT_OUT
+        if opened == value:
+            return value
+        clean, replaced = storable(opened)
+        if replaced:
+            self.flaw("bad-character", f"{where} held characters that no database stores; they were replaced")
+        return clean
+
+    def _provider_token(self, name: str, value: Any) -> dict[str, str | None] | None:
+        where = f"provider_tokens.{name}"
+        entry = {"token": value} if isinstance(value, str) else value
+        if not isinstance(entry, dict):
+            self.flaw("bad-value", f"{where} is not an object; skipped")
+            return None
+        token = entry.get("token")
+        if not token or not isinstance(token, str):
+            self.flaw("empty-token", f"{where} has no token; skipped")
+            return None
+        token = self._secret(token, where)
+        if token is None:
+            return None
+        if name not in KNOWN_PROVIDERS:
+            self.flaw("unknown-provider", f"{where} is not a known provider; it was kept")
+        return {"token": token, "host": _optional(entry.get("host")), "user_id": _optional(entry.get("user_id"))}
+
+    def _custom_secret(self, name: str, value: Any) -> dict[str, str] | None:
+        where = f"custom_secrets.{name}"
+        entry = {"secret": value} if isinstance(value, str) else value
+        secret = entry.get("secret") if isinstance(entry, dict) else None
+        if not isinstance(entry, dict) or not isinstance(secret, str):
+            self.flaw("bad-value", f"{where} holds no text; skipped")
+            return None
+        secret = self._secret(secret, where)
+        if secret is None:
+            return None
+        if not secret:
+            self.flaw("empty-secret", f"{where} is empty; it was imported empty")
+        description = self.clear(_optional(entry.get("description")) or "", f"{where}.description")
+        return {"secret": secret, "description": "" if description is _LEFT_OUT else description}
+
+    def _secret(self, value: str, where: str) -> str | None:
+        clear = self._text(value, where)
+        if clear is _LEFT_OUT:
+            self.count_unopened(value)
+            return None
+        return str(clear)
+
+    def count_unopened(self, value: Any) -> None:
+        self._account.unopened += isinstance(value, str) and self._values.open(value) is None
+
+    def _named(self, raw: dict[str, Any], key: str) -> list[tuple[str, Any]]:
+        entries = raw.get(key)
+        if entries is None:
+            return []
+        if not isinstance(entries, dict):
+            self.flaw("bad-value", f"{key} is not an object; skipped")
+            return []
+        return [(name, value) for name, value in entries.items() if name]
 
 
 def _optional(value: Any) -> str | None:
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) and value != "" else None
-
-
-def _named(raw: dict[str, Any], key: str, path: str, flaws: list[Flaw]) -> list[tuple[str, Any]]:
-    entries = raw.get(key)
-    if entries is None:
-        return []
-    if not isinstance(entries, dict):
-        flaws.append(Flaw("bad-value", path, f"{key} is not an object; skipped"))
-        return []
-    return [(name, value) for name, value in entries.items() if name]
-
-
-def _without_masks(value: Any, where: str, path: str, flaws: list[Flaw]) -> Any:
-    """The value without the masked texts inside it: a masked member of an object or list is left out."""
-    if isinstance(value, dict):
-        inside = [(f"{where}.{key}", key, item) for key, item in value.items()]
-        kept = [(spot, key, item) for spot, key, item in inside if not _masked_at(item, spot, path, flaws)]
-        return {key: _without_masks(item, spot, path, flaws) for spot, key, item in kept}
-    if isinstance(value, list):
-        spots = [(f"{where}[{index}]", item) for index, item in enumerate(value)]
-        left = [(spot, item) for spot, item in spots if not _masked_at(item, spot, path, flaws)]
-        return [_without_masks(item, spot, path, flaws) for spot, item in left]
-    return value
-
-
-def _masked_at(value: Any, where: str, path: str, flaws: list[Flaw]) -> bool:
-    if not is_masked(value):
-        return False
-    flaws.append(Flaw("masked-secret", path, f"{where} is masked; it was not imported"))
-    return True
 
 
 def _object(data: bytes, path: str, code: str, flaws: list[Flaw]) -> dict[str, Any] | None:

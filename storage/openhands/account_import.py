@@ -15,6 +15,7 @@ from storage.openhands.account import Account
 from storage.openhands.flaws import Flaw
 from storage.openhands.report import ImportReport, Tally
 from storage.secret_fields import exposed
+from storage.secret_models import secret_names
 from storage.secrets.model import UserSecrets
 from storage.settings.model import Settings
 
@@ -32,22 +33,22 @@ class AccountImport:
         self._stores = stores
         self._report = report
         self._overwrite = overwrite
-        self._folder = f"users/{account.user}/" if account.user else ""
 
     async def run(self) -> None:
         """Import the settings, then the secrets."""
         self._report.flaws.extend(self._account.flaws)
         part = self._report.user(self._stores.user_id)
+        part.secrets.skipped += self._account.unopened
         try:
             await self._settings(part.settings)
         except (EncryptionError, InvalidInput) as error:
             part.settings.skipped += 1
-            self._flaw("rejected", "settings.json", f"was not imported: {error}")
+            self._flaw("rejected", self._account.settings_path, f"was not imported: {error}")
         try:
             await self._secrets(part.secrets)
         except (EncryptionError, InvalidInput) as error:
             part.secrets.skipped += len(self._account.secrets or ())
-            self._flaw("rejected", "secrets.json", f"was not imported: {error}")
+            self._flaw("rejected", self._account.secrets_path, f"was not imported: {error}")
 
     async def _settings(self, tally: Tally) -> None:
         if self._account.settings is None:
@@ -56,18 +57,47 @@ class AccountImport:
         wanted = self._fitting(Settings, values, lambda location: values.pop(str(location[0]), None))
         stored = await self._stores.settings.load()
         if stored is None:
+            if not self._report.dry_run:
+                await self._first(wanted, values)
             tally.imported += 1
-        elif _says(stored, wanted):
+            return
+        wanted = self._with_withheld(wanted, stored)
+        differing = _differing(stored, wanted)
+        if not differing:
             tally.unchanged += 1
             return
-        elif self._overwrite:
-            tally.overwritten += 1
-        else:
+        # Keys that are missing, as after an import that could not open or seal them, take nothing's place.
+        added = _only_keys_are_missing(stored, wanted, differing)
+        if not added and not self._overwrite:
             tally.kept += 1
-            self._flaw("kept-existing", "settings.json", "differs from the settings in the storage, which were kept")
+            told = "differs from the settings in the storage, which were kept"
+            self._flaw("kept-existing", self._account.settings_path, told)
             return
         if not self._report.dry_run:
+            await self._stores.settings.store(stored.model_copy(update=differing) if added else wanted)
+        if added:
+            tally.imported += 1
+        else:
+            tally.overwritten += 1
+
+    async def _first(self, wanted: Settings, values: dict[str, Any]) -> None:
+        """Store settings where there are none; without the keys among them if these cannot be sealed now."""
+        try:
             await self._stores.settings.store(wanted)
+        except EncryptionError as error:
+            keys = sorted(name for name in secret_names(wanted) if values.get(name) is not None)
+            await self._stores.settings.store(
+                Settings.model_validate({name: value for name, value in values.items() if name not in keys})
+            )
+            self._flaw("rejected", self._account.settings_path, f"{', '.join(keys)}: not imported: {error}")
+
+    def _with_withheld(self, wanted: Settings, stored: Settings) -> Settings:
+        """With what is stored where the source's own is masked or could not be opened: overwriting deletes no key."""
+        there = _in_clear(stored)
+        kept = {name: there[name] for name in self._account.withheld if there.get(name) is not None}
+        if stored.llm_base_url != wanted.llm_base_url:
+            kept.pop("llm_api_key", None)  # it was set for that URL, and is not to be sent to another
+        return wanted.model_copy(update=kept)
 
     async def _secrets(self, tally: Tally) -> None:
         if not self._account.secrets:
@@ -110,7 +140,7 @@ class AccountImport:
             else:
                 tally.kept += 1
                 told = f"{prefix}{name} differs from the one in the storage, which was kept"
-                self._flaw("kept-existing", "secrets.json", told)
+                self._flaw("kept-existing", self._account.secrets_path, told)
                 continue
             merged[name] = value
         return merged
@@ -125,17 +155,27 @@ class AccountImport:
             # No way out of the loop but by dropping something: a problem without a place is not of one value.
             if any(not problem["loc"] for problem in problems):
                 raise InvalidInput("; ".join(problem["msg"] for problem in problems))
-            file = "settings.json" if model is Settings else "secrets.json"
+            path = self._account.settings_path if model is Settings else self._account.secrets_path
             for location, message in {tuple(problem["loc"]): problem["msg"] for problem in problems}.items():
                 drop(location)
                 where = ".".join(str(part) for part in location)
-                self._flaw("settings-invalid" if model is Settings else "bad-value", file, f"{where}: {message}")
+                self._flaw("settings-invalid" if model is Settings else "bad-value", path, f"{where}: {message}")
 
-    def _flaw(self, code: str, file: str, message: str) -> None:
-        self._report.flaws.append(Flaw(code, self._folder + file, message))
+    def _flaw(self, code: str, path: str, message: str) -> None:
+        self._report.flaws.append(Flaw(code, path, message))
 
 
-def _says(stored: BaseModel, wanted: BaseModel) -> bool:
-    """Whether what is stored says all that is wanted; a subclass of an application's may say more."""
-    there: dict[str, Any] = exposed(stored)
-    return all(name in there and there[name] == value for name, value in exposed(wanted).items())
+def _differing(stored: BaseModel, wanted: BaseModel) -> dict[str, Any]:
+    """What is wanted and not said by what is stored; a subclass of an application's may say more."""
+    there = _in_clear(stored)
+    return {name: value for name, value in _in_clear(wanted).items() if name not in there or there[name] != value}
+
+
+def _only_keys_are_missing(stored: Settings, wanted: Settings, differing: dict[str, Any]) -> bool:
+    there = _in_clear(stored)
+    return all(there.get(name) is None for name in differing) and differing.keys() <= set(secret_names(wanted))
+
+
+def _in_clear(model: BaseModel) -> dict[str, Any]:
+    """As `exposed`, which shows undeclared keys as masks."""
+    return {**exposed(model), **exposed(model.model_extra or {})}

@@ -1,4 +1,4 @@
-"""What can be wrong in a state directory, by name.
+"""What can be wrong in what is imported, by name.
 
 An import never hides a repair, a skip or a guess, and a stable code lets programs and tests count them
 without reading the sentences.
@@ -52,9 +52,15 @@ FLAW_CODES: Final[dict[str, str]] = {
     "settings-invalid": "a setting outside its limits was left out",
     "secrets-broken": "the secrets could not be read and were skipped",
     "masked-secret": "a masked secret was not imported: its value is not in the source",
+    "encrypted-secret": "an encrypted value was not imported: the JWT secret that it needs is not at hand",
     "empty-secret": "an empty secret was imported empty",
     "empty-token": "a provider without a token was skipped",
     "secrets-in-settings": "secrets found in the settings were put with the secrets",
+    # the database of an OpenHands enterprise installation
+    "duplicate-row": "two rows of a user say the same thing differently; one was left out",
+    "organization-secret": "an organisation's keys belong to no user and were left out",
+    "ownerless-row": "rows that name no user were left out",
+    "unread-table": "a table of another release was not read",
     # the database that is imported into
     "identifier-taken": "the id belongs to another user of this storage; the conversation was skipped",
     "kept-existing": "the storage has its own; it was not overwritten",
@@ -67,8 +73,9 @@ FLAW_CODES: Final[dict[str, str]] = {
 class Flaw:
     """One thing that was not as it should be.
 
-    `path` is relative to the state directory, with `/` between the parts; `message` says what was found and
-    what was done about it. Neither ever holds a secret value, and both can be printed whatever a name holds.
+    `path` is relative to the state directory, with `/` between the parts, or a table and whose rows they are;
+    `message` says what was found and what was done about it. Neither ever holds a secret value, and both can be
+    printed whatever a name holds.
     """
 
     code: str

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from storage.conversations.model import ConversationMetadata
 from storage.conversations.store import SaveOutcome
@@ -48,6 +48,7 @@ async def import_home(
     overwrite: bool = False,
     progress: Callable[[Progress], None] | None = None,
     limits: Limits | None = None,
+    jwt_secrets: Sequence[SecretStr] = (),
 ) -> ImportReport:
     """Import a state directory, or an archive of one. The source is only read.
 
@@ -64,6 +65,8 @@ async def import_home(
         overwrite: let the source win where the storage has something else.
         progress: called in the event loop's thread after every batch.
         limits: on what is read; a Home has its own already.
+        jwt_secrets: to open values of settings and secrets that the source has encrypted; the source's own
+            `.jwt_secret` and `.keys` are tried too. What no secret opens is left out and becomes a flaw.
 
     Returns:
         What was done, with every flaw of the source.
@@ -75,9 +78,17 @@ async def import_home(
     storage.user(user)  # refuses what cannot be a user's id before anything is read
     if not isinstance(source, Home):
         with await asyncio.to_thread(_Opened, source, limits) as home:
-            return await import_home(storage, home, user=user, dry_run=dry_run, overwrite=overwrite, progress=progress)
+            return await import_home(
+                storage,
+                home,
+                user=user,
+                dry_run=dry_run,
+                overwrite=overwrite,
+                progress=progress,
+                jwt_secrets=jwt_secrets,
+            )
     report = ImportReport(source.source, dry_run)
-    await _Import(storage, source, report, user, overwrite=overwrite).run(progress)
+    await _Import(storage, source, report, user, overwrite=overwrite).run(progress, jwt_secrets)
     return report
 
 
@@ -111,9 +122,9 @@ class _Import:
         self._owners: dict[str, str] = {}
         self._refused: set[tuple[str, str]] = set()  # user, conversation id
 
-    async def run(self, progress: Callable[[Progress], None] | None) -> None:
+    async def run(self, progress: Callable[[Progress], None] | None, jwt_secrets: Sequence[SecretStr]) -> None:
         total = await asyncio.to_thread(self._home.count_conversations)
-        for account in await asyncio.to_thread(lambda: list(self._home.accounts())):
+        for account in await asyncio.to_thread(lambda: list(self._home.accounts(jwt_secrets))):
             stores = self._storage.user(account.user or self._user)
             await AccountImport(account, stores, self._report, overwrite=self._overwrite).run()
         source = batches(self._home)
@@ -211,7 +222,7 @@ class _Import:
             tally.bytes += len(data)
             writing.append((file.path, data))
         if writing and not self._report.dry_run:
-            await stores.files.write_many(writing)
+            await stores.files.write_many(writing, mask_secrets=False)  # to the byte: what is kept is what was there
 
     def _flaw(self, code: str, path: str, message: str) -> None:
         self._report.flaws.append(Flaw(code, path, message))

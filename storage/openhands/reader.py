@@ -12,10 +12,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+from pydantic import SecretStr
+
 from storage.errors import InvalidInput
 from storage.openhands.account import Account, read_secrets, read_settings
 from storage.openhands.event_facts import EVENT_PATH, examine_event, missing_numbers
 from storage.openhands.flaws import Flaw
+from storage.openhands.legacy_values import KEY_FILES, LegacyValues, secrets_in_key_file
 from storage.openhands.metadata import ConversationFields, read_metadata
 from storage.openhands.names import SECRET_FILES, is_foreign, storable_id, storable_path
 from storage.openhands.source import Entry, Limits, Tree, join, open_source
@@ -99,16 +102,21 @@ class Home:
                 if record is not None:
                     yield record
 
-    def accounts(self) -> Iterator[Account]:
-        """The settings and secrets: those of the directory first, then each user's that has some."""
+    def accounts(self, jwt_secrets: Iterable[SecretStr] = ()) -> Iterator[Account]:
+        """The settings and secrets: those of the directory first, then each user's that has some.
+
+        Args:
+            jwt_secrets: to open encrypted values with, besides those that the directory itself holds.
+        """
+        values = LegacyValues([*jwt_secrets, *self._jwt_secrets()], plain_tokens=True)
         for user, folder in [(None, ""), *self._user_folders().items()]:
-            account = Account(user)
+            account = Account(user, None, None, [], join(folder, "settings.json"), join(folder, "secrets.json"))
             present = {entry.name: entry for entry in self._listed(folder)}
             # In this order: secrets that older releases left in the settings give way to secrets.json.
             for name, read in (("settings.json", read_settings), ("secrets.json", read_secrets)):
                 path = join(folder, name)
                 if name in present and (data := self._bytes(path, present[name], account.flaws)) is not None:
-                    read(data, path, account)
+                    read(data, path, account, values)
             if account.settings is not None or account.secrets is not None or account.flaws:
                 yield account
 
@@ -127,6 +135,11 @@ class Home:
             for entry in self._listed(inside):
                 if entry.kind == "file" and self._is_loose(inside, entry):
                     yield user, self._file(join(inside, entry.name), join(inside, entry.name), entry)
+
+    def _jwt_secrets(self) -> Iterator[SecretStr]:
+        for entry in self._listed(""):
+            if entry.name in KEY_FILES and (data := self._bytes(entry.name, entry, [])) is not None:
+                yield from secrets_in_key_file(entry.name, data)
 
     # ---- conversations
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from storage.openhands.flaws import Flaw, count_by_code
 
 KINDS: Final = ("conversations", "files", "settings", "secrets")
+_LISTED_USERS: Final = 50  # more are a number: an installation may have thousands
 _LISTED_FLAWS: Final = 200  # more than a person reads; programs get them all from as_dict()
 
 
@@ -113,8 +114,7 @@ class ImportReport:
         if self.recovered:
             yield f"recovered: {self.recovered} of the conversations, rebuilt and tagged 'recovered'"
         if len(self.users) > 1:
-            parts = (f"{user} {report.conversations.found}" for user, report in self.users.items())
-            yield f"conversations by user: {', '.join(parts)}"
+            yield self._users()
         if not any(self.total(kind).found for kind in KINDS):
             yield "nothing to import: no conversation, file, setting or secret that can be read"
         elif not self.changed:
@@ -125,6 +125,12 @@ class ImportReport:
             yield f"  {flaw}"
         if len(self.flaws) > _LISTED_FLAWS:
             yield f"  … and {len(self.flaws) - _LISTED_FLAWS} more"
+
+    def _users(self) -> str:
+        counts = {user: report.conversations.found for user, report in self.users.items()}
+        if not any(counts.values()) or len(counts) > _LISTED_USERS:
+            return f"users: {len(counts):,}"
+        return f"conversations by user: {', '.join(f'{user} {count}' for user, count in counts.items())}"
 
 
 def _counts(tally: Tally) -> dict[str, int]:

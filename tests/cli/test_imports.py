@@ -1,7 +1,8 @@
-"""`storage import openhands` reports what it did, changes nothing the second time, and never the source."""
+"""`storage import` reports what it did, changes nothing the second time, and never the source."""
 
 from __future__ import annotations
 
+import asyncio
 import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.cli.conftest import EXAMPLE, WRONG_KEY
+from tests.openhands.installation import SECRET, early, installation, twice
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Shell
@@ -146,3 +148,93 @@ def test_the_sample_is_imported_and_every_flaw_named(either_shell: Shell) -> Non
     assert either_shell.well("status", "--json").json["counts"]["conversations"] == found["imported"]
     assert sum(report["flaw_counts"].values()) == len(report["flaws"])
     assert either_shell("import", "openhands", SAMPLE, "--json").json["changed"] is False
+
+
+# ---- values that OpenHands encrypted
+
+
+@pytest.fixture
+def server(shell: Shell) -> str:
+    """The database of an enterprise server, with encrypted and plain secrets."""
+    url = f"sqlite:///{shell.folder / 'server.db'}"
+    asyncio.run(_fill(url))
+    return url
+
+
+async def _fill(url: str) -> None:
+    async with installation(url, early()) as made:
+        await made.settings("alice", language="en", llm_api_key=twice("llm-not-real"))
+        await made.secret("alice", "A", twice("a-not-real"), "words")
+        await made.secret("bob", "B", "b-not-real")
+
+
+def secret_file(shell: Shell, text: str = SECRET) -> Path:
+    file = shell.folder / "jwt"
+    file.write_text(text + "\n")
+    return file
+
+
+def test_a_servers_users_are_imported_with_the_jwt_secret_of_a_file(shell: Shell, server: str) -> None:
+    outcome = shell.well("import", "openhands-enterprise", server, "--jwt-secret-file", secret_file(shell), "--json")
+    assert list(outcome.json["users"]) == ["alice", "bob"]
+    assert (outcome.json["source"], outcome.json["total"]["secrets"]["imported"]) == (server, 2)
+    assert shell.well("secrets", "show", "A", "--user", "alice", "--reveal").output == "a-not-real\n"
+    assert shell.well("secrets", "show", "B", "--user", "bob", "--reveal").output == "b-not-real\n"
+    again = shell.well("import", "openhands-enterprise", server, JWT_SECRET=SECRET)
+    assert "nothing to do" in again.output
+    assert not any(value in outcome.output + again.output for value in ("not-real", SECRET))
+
+
+def test_a_server_without_the_right_jwt_secret_is_imported_but_for_what_needs_it_and_fails(
+    shell: Shell, server: str
+) -> None:
+    for words in ((), ("--jwt-secret-file", secret_file(shell, "wrong"))):
+        outcome = shell("import", "openhands-enterprise", server, *words)
+        assert outcome.code == 1
+        assert "--jwt-secret-file" in outcome.errors.splitlines()[-1]
+        assert sum("[encrypted-secret]" in line for line in outcome.lines) == 2
+    assert shell.well("secrets", "show", "B", "--user", "bob", "--reveal").output == "b-not-real\n"
+    assert "A" not in shell.well("secrets", "list", "--user", "alice").output.split()
+
+
+def test_one_user_of_a_server_is_tried_without_making_a_storage(shell: Shell, server: str) -> None:
+    dry = shell.well("import", "openhands-enterprise", server, "--user", "bob", "--dry-run", "--json")
+    assert list(dry.json["users"]) == ["bob"]
+    assert not (shell.folder / "storage").exists()
+    assert "nobody" in shell.badly("import", "openhands-enterprise", server, "--user", "nobody")
+
+
+def test_a_server_that_is_none_leaves_no_empty_storage_behind(shell: Shell) -> None:
+    assert "nowhere.db" in shell.badly("import", "openhands-enterprise", f"sqlite:///{shell.folder}/nowhere.db")
+    assert (
+        "no such file"
+        in shell.badly(
+            "import", "openhands-enterprise", "sqlite:///x.db", "--jwt-secret-file", shell.folder / "gone"
+        ).lower()
+    )
+    assert not (shell.folder / "storage").exists()
+
+
+def test_a_server_without_our_master_key_gives_all_but_its_secrets_and_fails(shell: Shell, server: str) -> None:
+    first = shell.folder / "first"
+    first.mkdir()
+    (first / "secrets.json").write_text('{"custom_secrets": {"A": {"secret": "x"}}}')
+    shell.well("import", "openhands", first, "--json")
+    outcome = shell("import", "openhands-enterprise", server, JWT_SECRET=SECRET, STORAGE_MASTER_KEY=WRONG_KEY)
+    assert outcome.code == 1
+    assert "storage status" in outcome.errors.splitlines()[-1]
+    assert '"en"' in shell.well("settings", "show", "--user", "alice", "--json").output
+    later = shell.well("import", "openhands-enterprise", server, JWT_SECRET=SECRET)
+    assert "settings: 1 found, 1 imported" in later.output
+    assert "secrets: 2 found, 2 imported" in later.output
+
+
+def test_a_directory_with_encrypted_values_needs_the_secret(shell: Shell) -> None:
+    home = shell.folder / "home"
+    home.mkdir()
+    (home / "secrets.json").write_text(f'{{"custom_secrets": {{"A": {{"secret": "{twice("a-not-real")}"}}}}}}')
+    outcome = shell("import", "openhands", home)
+    assert outcome.code == 1
+    assert "secrets: 1 found, 0 imported, 1 skipped" in outcome.output
+    shell.well("import", "openhands", home, "--jwt-secret-file", secret_file(shell), "--json")
+    assert shell.well("secrets", "show", "A", "--reveal").output == "a-not-real\n"
