@@ -53,6 +53,10 @@ class UniqueViolation(Conflict):
     """A unique constraint of the database refused a row."""
 
 
+class KeyInUse(Conflict):
+    """The master key is in use, so it cannot be retired or given up; the message says what to run first."""
+
+
 # ---- database
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Generator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
@@ -20,6 +20,7 @@ from storage.encryption.keyring import KeyRing
 from storage.errors import ConfigurationError
 from storage.extension import DeferredStore, load_class
 from storage.files.catalog import FileCatalog, delete_conversation_files
+from storage.files.masking import FileMasking
 from storage.files.store import FileStore
 from storage.identity import user_key
 from storage.secrets.model import UserSecrets
@@ -30,6 +31,10 @@ from storage.settings.store import SettingsStore
 if TYPE_CHECKING:
     from sqlmodel.ext.asyncio.session import AsyncSession
 
+    from storage.encryption.registry import SealedColumn
+    from storage.encryption.rotation import KeyRotation
+    from storage.masking.masker import Secrets, SecretValue
+    from storage.masking.maskers import Maskers
     from storage.status import StorageStatus
     from storage.users import DeletedUser, UserInfo
 
@@ -61,6 +66,8 @@ class Storage:
             DatabaseUnavailable: the database cannot be reached or opened.
             SchemaTooNew: a newer release has migrated the database.
             SchemaOutdated: it needs migrating and migrate_on_open is False.
+            KeyMissing, KeyMismatch, KeyUnavailable: the policy require_master_key is set, and the right master key is
+                not at hand. Without the policy everything opens, with the secrets locked.
         """
         if isinstance(config, StorageConfig):
             if arguments:
@@ -73,10 +80,12 @@ class Storage:
     @classmethod
     async def _open(cls, config: StorageConfig) -> Storage:
         url = parse_url(config.database_url or config.sqlite_default())
-        provider = provider_for(config.master_key, config.master_key_file.expanduser())
         _check_models(config)
-        blobs = await _open_blobs(config)
-        try:
+        async with AsyncExitStack() as opened:
+            provider = await provider_for(config)
+            opened.push_async_callback(provider.close)
+            blobs = await _open_blobs(config)
+            opened.push_async_callback(blobs.close)
             database = Database(
                 url,
                 queue_limit=config.write_queue_limit,
@@ -85,17 +94,14 @@ class Storage:
                 prepared_statements=config.postgres_prepared_statements,
                 transaction_timeout=config.transaction_timeout,
             )
-        except BaseException:
-            await blobs.close()
-            raise
-        storage = cls(config, database, blobs, KeyRing(database, provider))
-        try:
+            opened.push_async_callback(database.close)
             await ensure(database, url, upgrade_allowed=config.migrate_on_open)
-            await storage.keyring.start()
-        except BaseException:
-            await storage.close()
-            raise
-        return storage
+            keyring = KeyRing(database, provider, may_generate=not config.require_master_key)
+            await keyring.start()
+            if config.require_master_key:
+                keyring.require_unlocked()
+            opened.pop_all()  # from here on they are the storage's to close
+        return cls(config, database, blobs, keyring)
 
     def user(self, user_id: str | None = None) -> UserStorage:
         """The stores of one user; None is the one local user of a desktop install. Costs nothing: rows appear with use.
@@ -104,6 +110,30 @@ class Storage:
             InvalidInput: an id that is empty, longer than 255 bytes, or has control characters.
         """
         return UserStorage(self, user_key(user_id))
+
+    @cached_property
+    def keys(self) -> KeyRotation:
+        """All keys as a whole: rotation, re-encryption, the doctor. See storage.encryption.rotation."""
+        from storage.encryption.rotation import KeyRotation
+
+        return KeyRotation(self.database, self.keyring, _sealed_columns())
+
+    @cached_property
+    def maskers(self) -> Maskers:
+        """Every user's secrets, as files and `user.secrets.masker()` take them; see storage.masking.maskers."""
+        from storage.masking.maskers import Maskers
+
+        replaced = self.config.secrets_store_class is not None
+        others = self._secrets_elsewhere if replaced else None
+        maskers = Maskers(self.keyring, _sealed_columns(), self.config.shortest_masked_secret, others)
+        self.database.on_commit(maskers.on_commit)
+        return maskers
+
+    async def _secrets_elsewhere(self, user_id: str) -> list[SecretValue]:
+        """The secrets of a store that replaces ours."""
+        from storage.secrets.store import secret_values
+
+        return secret_values(await self.user(user_id).secrets.load())
 
     def on_commit(self, hook: CommitHook) -> Callable[[], None]:
         """Have `hook` called with the list of changes after each commit. See Database.on_commit."""
@@ -133,10 +163,10 @@ class Storage:
 
     async def close(self) -> None:
         """Finish what was accepted and let go of everything. Closing twice does nothing."""
-        try:
-            await self.database.close()
-        finally:
-            await self.blobs.close()
+        async with AsyncExitStack() as closing:
+            closing.push_async_callback(self.keyring.master_keys.provider.close)
+            closing.push_async_callback(self.blobs.close)
+            closing.push_async_callback(self.database.close)
 
     def __repr__(self) -> str:
         return f"<Storage {self.database.url.display}>"
@@ -204,12 +234,17 @@ class _Stores:
         from storage.secrets.sql import SQLSecretsStore
 
         model = self._model("secrets_model", UserSecrets)
-        return SQLSecretsStore(self._executor, self.user_id, self._storage.keyring, model)
+        return SQLSecretsStore(self._executor, self.user_id, self._storage.keyring, model, self._storage.maskers)
 
     @cached_property
     def files(self) -> FileCatalog:
         """The user's files; see storage.files.store."""
-        return FileCatalog(self._executor, self._storage.blobs, self.user_id)
+
+        async def secrets(*, every: bool) -> Secrets:
+            return await self._storage.maskers.secrets(self._executor, self.user_id, every=every)
+
+        masking = FileMasking(secrets, self._storage.config.masked_paths)
+        return FileCatalog(self._executor, self._storage.blobs, self.user_id, masking)
 
     def _model(self, setting: str, base: type[S]) -> type[S]:
         dotted_path = getattr(self._storage.config, setting)
@@ -277,6 +312,14 @@ async def _open_blobs(config: StorageConfig) -> FileStore:
     raise ConfigurationError(
         f"file_store {kind!r} is not available in this release; use 'local', or 'memory' for tests"
     )
+
+
+def _sealed_columns() -> tuple[SealedColumn, ...]:
+    """Every sealed column of every feature."""
+    import storage.tables  # noqa: F401 - the features' tables register theirs
+    from storage.encryption.registry import sealed_columns
+
+    return sealed_columns()
 
 
 def _check_models(config: StorageConfig) -> None:

@@ -89,6 +89,7 @@ def test_the_metadata_names_the_versions_and_the_extras(wheel: Path) -> None:
     assert metadata["Requires-Python"] == ">=3.11"
     assert set(metadata.get_all("Provides-Extra", [])) == {
         "gcs",
+        "keyring",
         "kms",
         "openhands",
         "otel",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,14 @@ from storage import (
     StorageConfig,
     UserSecrets,
 )
+from storage.encryption.key_file import KeyFile
 from storage.errors import (
     ConfigurationError,
     ConversationNotFound,
     FileNotFound,
     InvalidInput,
+    KeyMismatch,
+    KeyMissing,
     NestedTransaction,
     StorageClosed,
 )
@@ -405,3 +410,56 @@ async def test_with_a_wrong_key_everything_that_is_not_secret_works(database_url
         assert secrets is not None
         assert secrets.custom_secrets["TOKEN"].secret.get_secret_value() == "value"
         assert (await storage.status()).problems == []
+
+
+def master_key(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+async def test_a_policy_refuses_to_open_without_a_master_key_and_makes_none(database_url: str, tmp_path: Path) -> None:
+    config = configured(database_url, tmp_path, require_master_key=True)
+    with pytest.raises(KeyMissing, match="policy require_master_key"):
+        await Storage.open(config)
+    assert not config.master_key_file.exists()
+
+
+async def test_the_policy_opens_with_a_key_and_from_then_on_with_that_one_only(
+    database_url: str, tmp_path: Path
+) -> None:
+    def policy(text: str) -> StorageConfig:
+        return configured(database_url, tmp_path, require_master_key=True, master_key=master_key(text))
+
+    async with Storage.open(policy("right")) as storage:
+        await storage.user("ada").secrets.set_custom_secret("TOKEN", "value")
+    with pytest.raises(KeyMismatch):
+        await Storage.open(policy("wrong"))
+    async with Storage.open(policy("right")) as storage:
+        assert (await storage.user("ada").secrets.get_custom_secret("TOKEN")).secret.get_secret_value() == "value"
+
+
+async def test_without_the_policy_a_wrong_key_opens_everything_but_the_secrets(
+    database_url: str, tmp_path: Path
+) -> None:
+    async with Storage.open(configured(database_url, tmp_path, master_key=master_key("right"))) as storage:
+        await storage.user("ada").secrets.set_custom_secret("TOKEN", "value")
+    async with Storage.open(configured(database_url, tmp_path, master_key=master_key("wrong"))) as storage:
+        with pytest.raises(KeyMismatch):
+            await storage.user("ada").secrets.get_custom_secret("TOKEN")
+        await storage.user("ada").settings.update(language="de")
+
+
+async def test_closing_closes_the_key_provider_too(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = []
+
+    async def close(provider: KeyFile) -> None:
+        closed.append(provider)
+
+    monkeypatch.setattr(KeyFile, "close", close)
+    async with Storage.open(configured(sqlite_url, tmp_path)) as storage:
+        assert closed == []
+    assert closed == [storage.keyring.master_keys.provider]
+    with pytest.raises(ConfigurationError):
+        await Storage.open(configured(sqlite_url, tmp_path, file_store="s3"))
+    assert len(closed) == 2

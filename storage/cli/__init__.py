@@ -16,7 +16,7 @@ from typing import Final, NoReturn
 
 from cyclopts import App, CycloptsError
 
-from storage.cli import conversations, files, imports, report, secrets, settings, setup, status
+from storage.cli import conversations, files, imports, keys, report, secrets, settings, setup, status, users
 from storage.cli.output import complain, warnings_as_lines
 
 EXIT_FAILED: Final = 1
@@ -58,7 +58,16 @@ app = App(
 )
 for command in (setup.init, setup.migrate, status.status):
     app.command(command, help_epilogue="")
-for noun in (imports.app, conversations.app, files.app, settings.app, secrets.app, report.app):
+for noun in (
+    imports.app,
+    conversations.app,
+    files.app,
+    settings.app,
+    secrets.app,
+    keys.app,
+    users.app,
+    report.app,
+):
     noun.help_epilogue = ""  # what the program says at the end of its help is not said again for each command
     app.command(noun)
 app.register_install_completion_command(help="Make the shell complete commands and options (bash, zsh, fish).")

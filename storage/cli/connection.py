@@ -70,13 +70,15 @@ AsJSON: TypeAlias = Annotated[bool, flag("Print JSON, for programs.", name="--js
 
 
 @asynccontextmanager
-async def opened(connection: Connection, *, create: bool = False) -> AsyncIterator[Storage]:
+async def opened(connection: Connection, *, create: bool = False, locked: bool = False) -> AsyncIterator[Storage]:
     """The storage, open.
 
     Args:
         connection: which one.
         create: make the database and bring its schema up to date. A command that only reads does neither: a misspelt
             path must not leave an empty database behind.
+        locked: open it also where the policy require_master_key would refuse: for the commands that look at the keys
+            and mend them.
 
     Raises:
         StorageError: it cannot be opened, does not exist, or needs `storage migrate`.
@@ -84,6 +86,8 @@ async def opened(connection: Connection, *, create: bool = False) -> AsyncIterat
     from storage.storage import Storage
 
     config = connection.settings()
+    if locked:
+        config = config.model_copy(update={"require_master_key": False})
     if not create:
         _require_database(config)
         config = config.model_copy(update={"migrate_on_open": False})

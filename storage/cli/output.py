@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,6 +30,9 @@ _GAP: Final = 3
 
 _HALF_A_CENT: Final = 0.005
 
+_STEPS: Final = 10
+"""Lines at most that tell of progress where there is no bar."""
+
 _JOINER: Final = "\u200d"
 """Not printable for Python, yet part of many emoji."""
 
@@ -52,6 +55,18 @@ def line(text: str = "") -> None:
 def complain(message: str) -> None:
     """Print one line on stderr that says what is wrong."""
     sys.stderr.write(f"error: {plain(message)}\n")
+
+
+def note(message: str) -> None:
+    """Print one line on stderr for people, which is neither an error nor the output."""
+    sys.stderr.write(f"{plain(message)}\n")
+
+
+def verbatim(text: str) -> None:
+    """Write a text as it is and a newline; on a terminal, what could steer it is escaped."""
+    if sys.stdout.isatty():
+        text = "".join(sign if sign.isprintable() or sign in "\t\n" else repr(sign)[1:-1] for sign in text)
+    line(text)
 
 
 class _WarningLines(logging.Handler):
@@ -153,6 +168,54 @@ def _text(value: object) -> str:
             return ", ".join(map(_text, value))
         case _:
             return json.dumps(value, ensure_ascii=False)
+
+
+@contextmanager
+def progress(doing: str, things: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None] | None]:
+    """What to call with how many are done and how many there are: a bar on a terminal, a few lines otherwise.
+
+    Both go to stderr, so that the report stays clean.
+
+    Args:
+        doing: what is being done: `rewrapping`.
+        things: what is counted: `data keys`.
+        quiet: show nothing, and give None.
+    """
+    if quiet:
+        yield None
+    elif sys.stderr.isatty():
+        with _bar(doing, things) as move:
+            yield move
+    else:
+        yield _steps(doing, things)
+
+
+def _steps(doing: str, things: str) -> Callable[[int, int], None]:
+    shown = 0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal shown
+        step = _STEPS * done // max(total, 1)
+        if step > shown:
+            shown = step
+            note(f"{doing}: {done:,} of {total:,} {things}")
+
+    return tell
+
+
+@contextmanager
+def _bar(doing: str, things: str) -> Iterator[Callable[[int, int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TextColumn(things), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(doing, total=None)
+
+        def move(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield move
 
 
 def console() -> Console:

@@ -17,11 +17,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticSerializationError
 
 from storage.conversations.model import ConversationMetadata, ConversationTrigger, SealedRest, invalid
-from storage.conversations.table import ConversationTable
+from storage.conversations.table import SEALED_EXTRA, ConversationTable
 from storage.database.statement import Row
 from storage.encryption.envelope import SealContext
 from storage.encryption.keyset import KeySet
-from storage.encryption.registry import SealedColumn, register
 from storage.errors import DatabaseError, EncryptionError, InvalidInput, Tampered
 from storage.identity import LOCAL_USER
 from storage.providers import ProviderType
@@ -29,10 +28,6 @@ from storage.secret_fields import exposed, field_value, holds_secret, secret_fie
 from storage.secret_models import secret_bytes, validated
 
 M = TypeVar("M", bound=ConversationMetadata)
-
-SEALED_EXTRA: Final = register(
-    SealedColumn("conversation", "sealed_extra", "conversation.sealed_extra/1", row_id="conversation_id")
-)
 
 MODEL_FIELDS: Final = tuple(ConversationMetadata.model_fields)
 FIELDS: Final = tuple(name for name in MODEL_FIELDS if name != "user_id")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import BigInteger, Double, Index, UniqueConstraint, func, literal_column
+from sqlalchemy import BigInteger, Double, Index, UniqueConstraint, func, literal_column, text
 from sqlmodel import Field
 
 from storage.database.metadata import Table
 from storage.database.types import JSONValue, PlainText, Sealed, UTCDateTime
+from storage.encryption.registry import SealedColumn, register
 
 
 class ConversationTable(Table, table=True):
@@ -68,3 +69,14 @@ Index("ix_conversation_updated", _columns.user_id, UPDATED, _columns.conversatio
 Index("ix_conversation_title", _columns.user_id, TITLE, _columns.conversation_id)
 Index("ix_conversation_cost", _columns.user_id, _columns.accumulated_cost, _columns.conversation_id)
 Index("ix_conversation_parent", _columns.user_id, _columns.parent_conversation_id)
+# Masking asks for a user's sealed values at every event that is written, and few conversations have any.
+Index(
+    "ix_conversation_sealed",
+    _columns.user_id,
+    sqlite_where=text("sealed_extra IS NOT NULL"),
+    postgresql_where=text("sealed_extra IS NOT NULL"),
+)
+
+SEALED_EXTRA: Final = register(
+    SealedColumn("conversation", "sealed_extra", "conversation.sealed_extra/1", row_id="conversation_id")
+)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Boolean, Text, func
+from sqlalchemy import Boolean, LargeBinary, Text, func
 from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
 from sqlalchemy.types import TypeDecorator
 
-from storage.database.types import checked_text, dump_json
+from storage.database.types import checked_text, dump_json, stored_bytes
 
 
 class TextList(TypeDecorator[list[str]]):
@@ -110,3 +110,8 @@ def _contains_text_postgresql(element: contains_text, compiler: Any, **options: 
 def _contains_text_sqlite(element: contains_text, compiler: Any, **options: Any) -> str:
     column = compiler.process(func.lower(element.column), **options)
     return f"instr({column}, {compiler.process(func.lower(element.parameter), **options)}) > 0"
+
+
+def front_of(column: ColumnElement[bytes], length: int) -> ColumnElement[bytes]:
+    """The first `length` bytes of a sealed column: enough to tell which key it names, however long the value is."""
+    return func.substr(stored_bytes(column), 1, length, type_=LargeBinary())

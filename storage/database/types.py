@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from sqlalchemy import BigInteger, Integer, LargeBinary, Text, event
 from sqlalchemy.dialects.postgresql import JSONB, TEXT, TIMESTAMP
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import SQLModel
 
@@ -265,6 +268,31 @@ class Sealed(Direct, TypeDecorator[bytes]):
     def process_bind_param(self, value: bytes | None, dialect: Dialect) -> bytes | None:
         """For SQLAlchemy's own way."""
         return check_sealed(value)
+
+    def column_expression(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """What is read of the column."""
+        return stored_bytes(column)
+
+
+class stored_bytes(FunctionElement[bytes]):  # noqa: N801 - reads as SQL, like SQLAlchemy's own and_ and not_
+    """A column's value as bytes, whatever SQLite stores there.
+
+    SQLite keeps a text in a BLOB column as a text, and reading it as one fails, and with it the whole statement. So a
+    value that somebody has damaged by hand would break every listing that it is in.
+    """
+
+    inherit_cache = True
+    type = LargeBinary()
+
+
+@compiles(stored_bytes)
+def _stored_bytes(element: stored_bytes, compiler: Any, **options: Any) -> str:
+    return str(compiler.process(element.clauses, **options))
+
+
+@compiles(stored_bytes, "sqlite")
+def _stored_bytes_sqlite(element: stored_bytes, compiler: Any, **options: Any) -> str:
+    return f"CAST({compiler.process(element.clauses, **options)} AS BLOB)"
 
 
 def check_sealed(value: bytes | None) -> bytes | None:

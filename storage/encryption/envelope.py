@@ -30,10 +30,9 @@ or suite byte, because values sealed by earlier releases are in people's databas
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from functools import cache
 from hmac import compare_digest
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from storage.errors import InvalidInput, Tampered
 from storage.identity import new_id
@@ -62,12 +61,15 @@ _HEADER_BYTES: Final = len(_PREFIX) + KEY_ID_BYTES + SALT_BYTES
 _BODY: Final = _HEADER_BYTES + COMMITMENT_BYTES
 _DERIVED_BYTES: Final = KEY_BYTES + COMMITMENT_BYTES + NONCE_BYTES
 
+KEPT_DERIVATIONS: Final = 32
+"""Values whose derivation a data key in memory keeps, about 300 bytes each: a user's secrets are read at every request,
+and deriving is half of what opening one costs."""
+
 OVERHEAD_BYTES: Final = _BODY + TAG_BYTES
 """How much longer a sealed value is than its plaintext: 98 bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class SealContext:
+class SealContext(NamedTuple):
     """Where a secret belongs. A sealed value opens only in the context it was sealed in.
 
     Attributes:
@@ -89,17 +91,20 @@ class SealContext:
 class DataKey:
     """A user's data key: its id, and 32 random bytes that show up in no `repr`, pickle or copy.
 
+    What was derived from it for values that opened is kept with it, and goes when it goes.
+
     Raises:
         ValueError: an id that is not 16 bytes, or key material that is not 32.
     """
 
-    __slots__ = ("_material", "id")
+    __slots__ = ("_kept", "_material", "id")
 
     def __init__(self, key_id: bytes, material: bytes) -> None:
         if len(key_id) != KEY_ID_BYTES or len(material) != KEY_BYTES:
             raise ValueError(f"a data key has an id of {KEY_ID_BYTES} bytes and {KEY_BYTES} bytes of material")
         self.id = bytes(key_id)
         self._material = bytes(material)
+        self._kept: dict[bytes, bytes] = {}
 
     @classmethod
     def generate(cls) -> DataKey:
@@ -109,6 +114,17 @@ class DataKey:
     def reveal(self) -> bytes:
         """The key material, for wrapping it under a master key and for deriving from it; never to be kept."""
         return self._material
+
+    def derive(self, header: bytes) -> bytes:
+        """Key, commitment and nonce for the value with this header, one after the other: 76 bytes."""
+        return self._kept.get(header) or _expanded(self._material, header)
+
+    def keep(self, header: bytes, derived: bytes) -> None:
+        """Remember what was derived for a value that has proved to be sealed under this key."""
+        if header not in self._kept:
+            if len(self._kept) >= KEPT_DERIVATIONS:
+                self._kept.clear()  # atomic, unlike finding the oldest: values are opened on several threads
+            self._kept[header] = derived
 
     def __repr__(self) -> str:
         return f"DataKey(id={self.id.hex()})"
@@ -137,14 +153,17 @@ def open_sealed(key: DataKey, context: SealContext, sealed: bytes) -> bytes:
     if not is_sealed(sealed) or sealed[len(_PREFIX) : len(_PREFIX) + KEY_ID_BYTES] != key.id:
         raise _tampered(context)
     header = sealed[:_HEADER_BYTES]
-    cipher, commitment, nonce = _derive(key, header)
-    if not compare_digest(commitment, sealed[_HEADER_BYTES:_BODY]):
+    derived = key.derive(header)
+    if not compare_digest(derived[KEY_BYTES:-NONCE_BYTES], sealed[_HEADER_BYTES:_BODY]):
         raise _tampered(context)
     associated = _associated_data(header, context)
+    _, aead, invalid = _primitives()
     try:
-        return cipher.decrypt(nonce, sealed[_BODY:], associated)
-    except _primitives()[2]:
+        plaintext = aead(derived[:KEY_BYTES]).decrypt(derived[-NONCE_BYTES:], sealed[_BODY:], associated)
+    except invalid:
         raise _tampered(context) from None
+    key.keep(header, derived)
+    return plaintext
 
 
 def is_sealed(value: object) -> bool:
@@ -171,21 +190,21 @@ def data_key_id_of(sealed: bytes) -> bytes:
 
 def _seal_with_salt(key: DataKey, context: SealContext, plaintext: bytes, salt: bytes) -> bytes:
     header = _PREFIX + key.id + salt
-    cipher, commitment, nonce = _derive(key, header)
-    return header + commitment + cipher.encrypt(nonce, plaintext, _associated_data(header, context))
+    derived = key.derive(header)
+    cipher = _primitives()[1](derived[:KEY_BYTES])
+    ciphertext = cipher.encrypt(derived[-NONCE_BYTES:], plaintext, _associated_data(header, context))
+    return header + derived[KEY_BYTES:-NONCE_BYTES] + ciphertext
 
 
-def _derive(key: DataKey, header: bytes) -> tuple[AESGCM, bytes, bytes]:
-    expand, aead, _ = _primitives()
-    derived = expand(_INFO + header).derive(key.reveal())
-    return aead(derived[:KEY_BYTES]), derived[KEY_BYTES:-NONCE_BYTES], derived[-NONCE_BYTES:]
+def _expanded(material: bytes, header: bytes) -> bytes:
+    derived: bytes = _primitives()[0](_INFO + header).derive(material)
+    return derived
 
 
 def _associated_data(header: bytes, context: SealContext) -> bytes:
     parts = [header]
-    fields = (context.label, context.user_id, context.row_id, context.name, context.destination)
     try:
-        for text in fields:
+        for text in context:
             encoded = text.encode()
             parts.append(len(encoded).to_bytes(4, "big"))
             parts.append(encoded)

@@ -7,40 +7,25 @@ key made over existing ciphertext, and a value sealed under a key that is gone w
 from __future__ import annotations
 
 import asyncio
-import logging
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Iterable
-from time import monotonic
+from collections.abc import Callable, Collection, Iterable
 from typing import Final, TypeVar
 
 from storage.clock import now
-from storage.database.statement import Row
 from storage.database.unit import Executor, Unit, execute
 from storage.encryption import statements as sql
 from storage.encryption.envelope import DataKey, data_key_id_of, is_sealed
 from storage.encryption.key_cache import CACHE_SECONDS, CACHED_USERS, KeyCache
-from storage.encryption.keyset import KeySet
-from storage.encryption.providers import KeyProvider, RegisteredKey
+from storage.encryption.keyset import Keys, KeySet
+from storage.encryption.master_keys import MOST_ATTEMPTS, PROVIDER_SECONDS, RETRY_SECONDS, MasterKeys
+from storage.encryption.providers import KeyProvider
 from storage.encryption.status import KeyRingStatus, KeyState
-from storage.errors import ConfigurationError, EncryptionError, KeyMismatch, KeyMissing, KeyUnavailable
-
-log = logging.getLogger("storage.encryption")
+from storage.errors import EncryptionError, KeyMissing, KeyUnavailable
 
 T = TypeVar("T")
 
 EVERYONE: Final = ""
 """The owner of what belongs to no user, such as the operator's web hook endpoints; has keys like a user."""
-
-RETRY_SECONDS: Final = 5.0
-"""How often a locked ring asks its provider again, so that restoring the key needs no restart."""
-
-PROVIDER_SECONDS: Final = 15.0
-"""Longest wait for an answer of a provider: a key service that hangs must not hang the application."""
-
-_MOST_ATTEMPTS: Final = 8
-"""Tries to settle with other processes on a key. Each failed try means that another process got further."""
-
-_WRAP_LABEL: Final = b"agent-storage/data-key/1"
 
 
 class KeyRing:
@@ -53,6 +38,10 @@ class KeyRing:
         cache_seconds: how long one is kept.
         retry_seconds: how often a locked ring asks its provider again.
         provider_seconds: longest wait for one answer of the provider.
+        may_generate: whether the provider may make the first master key; False is the policy require_master_key.
+
+    Attributes:
+        master_keys: what the database knows of them and the provider holds.
     """
 
     def __init__(
@@ -64,19 +53,14 @@ class KeyRing:
         cache_seconds: float = CACHE_SECONDS,
         retry_seconds: float = RETRY_SECONDS,
         provider_seconds: float = PROVIDER_SECONDS,
+        may_generate: bool = True,
     ) -> None:
         self._database = database
-        self._provider = provider
-        self._retry_seconds = retry_seconds
-        self._provider_seconds = provider_seconds
+        self.master_keys = MasterKeys(
+            provider, retry_seconds=retry_seconds, provider_seconds=provider_seconds, may_generate=may_generate
+        )
         self._cache = KeyCache(cached_users, cache_seconds)
         self._loading: dict[str, asyncio.Lock] = {}
-        # Ids of master keys: those that the database knows, and those of them that the provider holds.
-        self._known: frozenset[bytes] = frozenset()
-        self._held: frozenset[bytes] = frozenset()
-        self._lost: frozenset[bytes] = frozenset()
-        self._locked: EncryptionError | None = KeyUnavailable("the key ring was not started")
-        self._checked_at = float("-inf")
 
     # ---- state
 
@@ -89,62 +73,14 @@ class KeyRing:
         Raises:
             DatabaseError: the database cannot be read.
         """
-        before = self._locked
-        try:
-            await self._check(executor or self._database)
-        except (EncryptionError, ConfigurationError) as error:
-            known = isinstance(error, KeyMissing | KeyMismatch | KeyUnavailable)
-            self._locked = error if known else KeyUnavailable(str(error))  # type: ignore[assignment]
-            self._held = frozenset()
-            if not isinstance(self._locked, KeyUnavailable):
-                self.forget()  # a provider that is down takes back nothing; a wrong key does
-            if str(before) != str(self._locked):
-                log.warning("secrets are locked: %s", self._locked)
-        else:
-            self._locked = None
-        self._checked_at = monotonic()
-
-    async def _check(self, executor: Executor) -> None:
-        rows = await executor.read(sql.MASTER_KEYS, {})
-        if not rows and await executor.read(sql.ANY_DATA_KEY, {}):
-            # A master key is registered before its first data key: unless it came just now, it was lost.
-            rows = await executor.read(sql.MASTER_KEYS, {})
-            if not rows:
-                raise KeyMismatch(
-                    "the database has data keys but knows no master key (table key_encryption_key is empty), so "
-                    "no key can be checked. Restore that table from a backup. Nothing was changed"
-                )
-        registered = [RegisteredKey(row[0], row[1], retired=row[2] is not None) for row in rows]
-        self._known = _ids(rows)
-        where = self._provider.where
-        health = await self._ask(self._provider.health())
-        if not rows:
-            if not health.has_key and not self._provider.can_generate:
-                raise KeyMissing(f"there is no master key in {where}: {health.detail}")
-            self._held = self._lost = frozenset()
-            return
-        wanted = ", ".join(sorted(key.kek_id.hex() for key in registered if not key.retired)) or "all retired"
-        if not health.has_key:
-            raise KeyMissing(
-                f"this database's secrets need its master key ({wanted}), and there is none in {where}. Put "
-                "it back: restore the key file, or set STORAGE_MASTER_KEY or STORAGE_MASTER_KEY_FILE. "
-                "Nothing was changed"
-            )
-        held = await self._ask(self._provider.identify(registered))
-        if not held:
-            raise KeyMismatch(
-                f"the master key in {where} is not the one that this database's secrets were sealed under "
-                f"({wanted}). Configure that key again. Nothing was changed"
-            )
-        self._held = held
-        self._lost = frozenset(row[0] for row in rows if row[3]) - held
+        await self.master_keys.check(executor or self._database)
+        if self.master_keys.locked is not None and not isinstance(self.master_keys.locked, KeyUnavailable):
+            self.forget()  # a provider that is down takes back nothing; a wrong key does
 
     @property
     def state(self) -> KeyState:
         """Whether secrets can be used now."""
-        if self._locked is not None:
-            return "locked"
-        return "unlocked" if self._held else "new"
+        return self.master_keys.state
 
     def require_unlocked(self) -> None:
         """Pass if secrets can be used.
@@ -152,32 +88,12 @@ class KeyRing:
         Raises:
             KeyMissing, KeyMismatch, KeyUnavailable: they cannot; the message says what to do.
         """
-        if self._locked is not None:
-            raise type(self._locked)(*self._locked.args)
+        self.master_keys.require_unlocked()
 
     async def status(self) -> KeyRingStatus:
         """The state as of the last check, for people. Counts the data keys, which reads all of that table."""
         rows = await self._database.read(sql.COUNT_DATA_KEYS, {}, scan=True)
-        where, active = self._provider.where, self._provider.active_id
-        if self._locked is not None:
-            message = str(self._locked)
-        elif self._lost:
-            lost = ", ".join(sorted(kek_id.hex() for kek_id in self._lost))
-            message = f"some data keys are wrapped under the master key {lost}; add it to {where}"
-        elif self._held:
-            message = f"the master key in {where} is the right one"
-        else:
-            message = f"no secret was stored yet; the master key will be the one in {where}"
-        return KeyRingStatus(
-            state=self.state,
-            reason="" if self._locked is None else type(self._locked).__name__,
-            message=message,
-            complete=self._locked is None and not self._lost,
-            kek_id=active.hex() if active is not None and active in self._known else None,
-            provider=self._provider.name,
-            where=where,
-            data_keys=rows[0][0],
-        )
+        return self.master_keys.status(rows[0][0])
 
     def forget(self, user_id: str | None = None) -> None:
         """Drop the cached keys of a user, or of all: after deleting a user, or when keys changed."""
@@ -196,7 +112,7 @@ class KeyRing:
             Exception: whatever the unit raises; it is rolled back.
         """
         keys = await self._keys(executor, user_id, create=True)
-        for _ in range(_MOST_ATTEMPTS):
+        for _ in range(MOST_ATTEMPTS):
             failure: KeyMissing | None = None
             try:
                 outcome = await executor.run(_holding(keys, unit))
@@ -211,6 +127,33 @@ class KeyRing:
             if failure is not None and keys.ids == before:
                 raise failure
         raise KeyUnavailable(f"the data keys of {user_id!r} keep changing; try again")
+
+    async def run_with_what_is_held(self, executor: Executor, user_id: str, unit: Callable[[Keys], Unit[T]]) -> T:
+        """Run a unit that seals nothing new, with the user's keys in hand, or with the error why they are not.
+
+        It keeps sealed values as they are, and decides for itself what it needs keys for; so it may work while
+        locked. If it lacks a key that another process has made since the set was cached, it runs again with that.
+
+        Raises:
+            Exception: whatever the unit raises; it is rolled back.
+        """
+        keys = await self._keys_or_why_not(executor, user_id)
+        try:
+            return await executor.run(lambda: unit(keys))
+        except KeyMissing:
+            if not isinstance(keys, KeySet):
+                raise
+            self.forget(user_id)
+            newer = await self._keys_or_why_not(executor, user_id)
+            if isinstance(newer, KeySet) and newer.ids <= keys.ids:
+                raise
+            return await executor.run(lambda: unit(newer))
+
+    async def _keys_or_why_not(self, executor: Executor, user_id: str) -> Keys:
+        try:
+            return await self.keys_for(executor, user_id)
+        except EncryptionError as error:
+            return error
 
     async def active_key(self, executor: Executor, user_id: str) -> DataKey:
         """The key to seal a user's values with, made if there is none.
@@ -242,7 +185,7 @@ class KeyRing:
         cached = self._cache.get(user_id)
         if cached is not None and _suffices(cached, wanted, create=create):
             return cached
-        if self._locked is not None and monotonic() - self._checked_at >= self._retry_seconds:
+        if self.master_keys.wants_another_look:
             await self.start(executor)
         self.require_unlocked()
         if executor.in_transaction:
@@ -263,37 +206,16 @@ class KeyRing:
                 self._loading.pop(user_id, None)
 
     async def _load(self, executor: Executor, user_id: str, *, create: bool) -> KeySet:
-        for _ in range(_MOST_ATTEMPTS):
+        for _ in range(MOST_ATTEMPTS):
             rows = await executor.read(sql.DATA_KEYS_OF_USER, {"user_id": user_id})
             if create and all(state != sql.ACTIVE for _, _, _, state in rows):
                 await self._create(executor, user_id)
                 continue
-            if any(kek_id not in self._held for _, kek_id, _, _ in rows):
+            if any(kek_id not in self.master_keys.held for _, kek_id, _, _ in rows):
                 await self.start(executor)  # perhaps another process registered that master key since our check
                 self.require_unlocked()
-            return await self._unwrap(user_id, rows)
-        raise KeyUnavailable(f"no data key for {user_id!r} after {_MOST_ATTEMPTS} tries; try again")
-
-    async def _unwrap(self, user_id: str, rows: list[Row]) -> KeySet:
-        keys: dict[bytes, DataKey] = {}
-        failures: dict[bytes, EncryptionError] = {}
-        active: bytes | None = None
-        for row_id, kek_id, wrapped, state in rows:
-            key_id = row_id.bytes
-            if state == sql.ACTIVE:
-                active = key_id
-            try:
-                if kek_id not in self._held:
-                    raise KeyMissing(
-                        f"the data key {row_id} of {user_id!r} is wrapped under the master key "
-                        f"{kek_id.hex()}, which is not in {self._provider.where}; add that key there"
-                    )
-                bound = _wrap_context(user_id, key_id, kek_id)
-                material = await self._ask(self._provider.unwrap(kek_id, wrapped, bound))
-                keys[key_id] = DataKey(key_id, material)
-            except EncryptionError as error:
-                failures[key_id] = error
-        return KeySet(user_id, keys, active, failures)
+            return await self.master_keys.key_set(user_id, rows)
+        raise KeyUnavailable(f"no data key for {user_id!r} after {MOST_ATTEMPTS} tries; try again")
 
     # ---- making keys
 
@@ -302,33 +224,15 @@ class KeyRing:
 
         Returns also when another process was faster: what counts is what is read afterwards.
         """
-        await self._prepare_master_key(executor)
-        known = self._known
-        master = await self._ask(self._provider.enrol())
+        masters = self.master_keys
+        master, known = await masters.active(executor)
         key = DataKey.generate()
-        bound = _wrap_context(user_id, key.id, master.kek_id)
-        wrapped = await self._ask(self._provider.wrap(master.kek_id, key.reveal(), bound))
-        lock_first = executor.dialect == "postgresql"  # on SQLite a unit that writes is alone anyway
+        wrapped = await masters.wrap(master.kek_id, user_id, key)
+        lock_first = executor.dialect == "postgresql"
 
         def create() -> Unit[bool]:
-            held = yield from execute(sql.MASTER_KEYS_HELD)
-            if master.kek_id not in _ids(held):
-                if lock_first:
-                    yield from execute(sql.REGISTRATION_LOCK)
-                    held = yield from execute(sql.MASTER_KEYS_HELD)
-                if _ids(held) - known:
-                    return False  # another process registered a key, perhaps this very one: look again
-                yield from execute(
-                    sql.ADD_MASTER_KEY,
-                    kek_id=master.kek_id,
-                    check_value=master.check_value,
-                    created_at=now(),
-                )
-            elif (master.kek_id, True) in {(kek_id, retired_at is not None) for kek_id, retired_at in held}:
-                raise KeyMismatch(
-                    f"the master key {master.kek_id.hex()} in {self._provider.where} was retired; put its "
-                    "successor before it"
-                )
+            if not (yield from masters.register(master, known, lock_first=lock_first)):
+                return False
             yield from execute(
                 sql.ADD_DATA_KEY,
                 id=uuid.UUID(bytes=key.id),
@@ -343,40 +247,10 @@ class KeyRing:
             await self.start(executor)
             self.require_unlocked()
         elif not executor.in_transaction:
-            self._held |= {master.kek_id}
-            self._known |= {master.kek_id}
-
-    async def _prepare_master_key(self, executor: Executor) -> None:
-        """Make sure that the provider has the right key, or that any key is right.
-
-        The one place where a key is generated, and only if the database, asked just before, has neither a
-        data key nor a registered master key.
-        """
-        if self._provider.active_id in self._held:
-            return
-        await self.start(executor)
-        self.require_unlocked()
-        if not self._known and not (await self._ask(self._provider.health())).has_key:
-            await self._ask(self._provider.generate())
-
-    async def _ask(self, answer: Awaitable[T]) -> T:
-        """An answer of the provider.
-
-        Raises:
-            KeyUnavailable: it took longer than `provider_seconds`, or the way to the provider failed.
-        """
-        try:
-            async with asyncio.timeout(self._provider_seconds):
-                return await answer
-        except TimeoutError as error:
-            raise KeyUnavailable(
-                f"{self._provider.where} did not answer within {self._provider_seconds:g} s; try again"
-            ) from error
-        except OSError as error:
-            raise KeyUnavailable(f"{self._provider.where} cannot be reached: {error}") from error
+            masters.registered(master)
 
     def __repr__(self) -> str:
-        return f"KeyRing({self.state}, {self._provider!r})"
+        return f"KeyRing({self.state}, {self.master_keys.provider!r})"
 
 
 def _holding(keys: KeySet, unit: Callable[[KeySet], Unit[T]]) -> Callable[[], Unit[tuple[T] | None]]:
@@ -393,12 +267,3 @@ def _holding(keys: KeySet, unit: Callable[[KeySet], Unit[T]]) -> Callable[[], Un
 
 def _suffices(keys: KeySet, wanted: Collection[bytes], *, create: bool) -> bool:
     return all(key_id in keys for key_id in wanted) and (keys.has_active or not create)
-
-
-def _wrap_context(user_id: str, key_id: bytes, kek_id: bytes) -> bytes:
-    """What a wrapped data key is bound to. Only the last part varies in length, so none runs into another."""
-    return _WRAP_LABEL + kek_id + key_id + user_id.encode()
-
-
-def _ids(rows: list[Row]) -> frozenset[bytes]:
-    return frozenset(row[0] for row in rows)

@@ -47,9 +47,19 @@ class KeySet:
         return frozenset(self._keys)
 
     @property
+    def active_id(self) -> bytes | None:
+        """The id of the active key, also if it could not be unwrapped; None if the user has none."""
+        return self._active
+
+    @property
     def is_whole(self) -> bool:
         """Whether every key could be unwrapped."""
         return not self._failures
+
+    @property
+    def failures(self) -> Mapping[bytes, EncryptionError]:
+        """Why keys could not be unwrapped, by their ids."""
+        return self._failures
 
     @property
     def active(self) -> DataKey:
@@ -101,6 +111,13 @@ class KeySet:
         """
         self._check(context)
         return open_sealed(self.get(data_key_id_of(sealed)), context, sealed)
+
+    def lacks_key_of(self, sealed: bytes) -> bool:
+        """Whether `sealed` names a data key that the user does not have; not one that could not be unwrapped."""
+        if not is_sealed(sealed):
+            return False
+        key_id = data_key_id_of(sealed)
+        return key_id not in self._keys and key_id not in self._failures
 
     def _check(self, context: SealContext) -> None:
         if context.user_id != self.user_id:

@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn
 
 from storage.encryption.envelope import KEY_BYTES, KEY_ID_BYTES, NONCE_BYTES, TAG_BYTES
 from storage.encryption.providers import KeyProvider, RegisteredKey
-from storage.errors import ConfigurationError, KeyMissing, Tampered
+from storage.errors import ConfigurationError, KeyMismatch, KeyMissing, Tampered
 
 HOW_TO_MAKE_ONE: Final = (
     'make one with: python3 -c "import base64, secrets; print(base64.b64encode(secrets.token_bytes(32)).decode())"'
@@ -69,6 +69,10 @@ class MasterKey:
         HMAC-SHA256(key, b"agent-storage/kek-check/1" || kek_id).
         """
         return hmac.digest(self._material, _CHECK_INFO + kek_id, hashlib.sha256)
+
+    def is_registered_as(self, registered: RegisteredKey) -> bool:
+        """Whether `registered` is this key."""
+        return hmac.compare_digest(self.check_value(registered.kek_id), registered.check_value)
 
     def wrap(self, plaintext: bytes, associated_data: bytes) -> bytes:
         """`0x01 | nonce[12] | ciphertext | tag[16]`, AES-256-GCM."""
@@ -170,45 +174,70 @@ class LocalKeys(KeyProvider):
 
     def __init__(self) -> None:
         self._keys: tuple[MasterKey, ...] = ()
+        self._retired: frozenset[MasterKey] = frozenset()
         self._by_id: dict[bytes, MasterKey] = {}
-        self._active_id: bytes | None = None
+        self._id_of: dict[MasterKey, bytes] = {}
 
     @property
     def active_id(self) -> bytes | None:
-        return self._active_id
+        active = self._active()
+        return None if active is None else self._id_of.get(active)
 
     def use(self, keys: tuple[MasterKey, ...]) -> None:
-        """Hold these keys, the first one active, and forget the ids of others."""
+        """Hold these keys in this order, and forget the ids of others."""
         if keys != self._keys:
-            self._keys, self._by_id, self._active_id = keys, {}, None
+            self._keys = keys
+            self._by_id = {kek_id: key for kek_id, key in self._by_id.items() if key in keys}
+            self._id_of = {key: kek_id for key, kek_id in self._id_of.items() if key in keys}
+
+    async def export(self) -> tuple[MasterKey, ...]:
+        """All keys, as they are now, the active one first unless it is retired: for a sealed bundle.
+
+        Raises:
+            KeyMissing: there is none.
+            KeyUnavailable, ConfigurationError: as `health`.
+        """
+        await self.health()
+        if not self._keys:
+            raise KeyMissing(f"there is no master key in {self.where}")
+        return self._keys
 
     async def identify(self, registered: Sequence[RegisteredKey]) -> frozenset[bytes]:
-        held = set()
-        active: RegisteredKey | None = None
-        for row in registered:
-            for key in self._keys:
-                if hmac.compare_digest(key.check_value(row.kek_id), row.check_value):
-                    held.add(row.kek_id)
-                    self._by_id[row.kek_id] = key
-                    if key is self._keys[0] and (active is None or active.retired):
-                        active = row
-        if active is not None:
-            self._active_id = active.kek_id
+        held: set[bytes] = set()
+        retired: set[MasterKey] = set()
+        for key in self._keys:
+            rows = [row for row in registered if key.is_registered_as(row)]
+            held.update(row.kek_id for row in rows)
+            self._by_id.update((row.kek_id, key) for row in rows)
+            if live := [row for row in rows if not row.retired]:
+                self._id_of[key] = live[0].kek_id
+            elif rows:
+                retired.add(key)
+        self._retired = frozenset(retired)
         return frozenset(held)
 
     async def enrol(self) -> RegisteredKey:
-        if not self._keys:
-            raise KeyMissing(f"there is no master key in {self.where}")
-        if self._active_id is None:
-            self._active_id = os.urandom(KEY_ID_BYTES)
-            self._by_id[self._active_id] = self._keys[0]
-        return RegisteredKey(self._active_id, self._keys[0].check_value(self._active_id))
+        active = self._active()
+        if active is None:
+            if not self._keys:
+                raise KeyMissing(f"there is no master key in {self.where}")
+            raise KeyMismatch(f"every master key in {self.where} was retired; add a further one")
+        return self._named(active)
 
     async def wrap(self, kek_id: bytes, plaintext: bytes, associated_data: bytes) -> bytes:
         return self._key(kek_id).wrap(plaintext, associated_data)
 
     async def unwrap(self, kek_id: bytes, wrapped: bytes, associated_data: bytes) -> bytes:
         return self._key(kek_id).unwrap(wrapped, associated_data)
+
+    def _active(self) -> MasterKey | None:
+        return next((key for key in self._keys if key not in self._retired), None)
+
+    def _named(self, key: MasterKey) -> RegisteredKey:
+        """The key under its id, or under a new random one that it keeps."""
+        kek_id = self._id_of.setdefault(key, os.urandom(KEY_ID_BYTES))
+        self._by_id[kek_id] = key
+        return RegisteredKey(kek_id, key.check_value(kek_id))
 
     def _key(self, kek_id: bytes) -> MasterKey:
         key = self._by_id.get(kek_id)

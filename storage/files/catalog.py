@@ -12,12 +12,14 @@ import hashlib
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, Self
 
 from storage.database.unit import Executor
 from storage.errors import ConfigurationError, FileCorrupted, FileNotFound, InvalidInput
 from storage.files import sql
 from storage.files.concurrency import each
+from storage.files.masking import FileMasking, masked
 from storage.files.paths import file_path, under
 from storage.files.rows import (
     Blob,
@@ -29,6 +31,7 @@ from storage.files.rows import (
     move,
     remove,
     remove_tree,
+    replace_by_copy,
     save,
     save_all,
 )
@@ -43,6 +46,7 @@ from storage.files.store import (
     missing,
 )
 from storage.identity import new_id, user_key
+from storage.masking.masker import Secrets
 
 __all__ = ["FileCatalog", "Usage", "Written", "blob_key", "delete_conversation_files", "total_usage"]
 
@@ -71,16 +75,22 @@ class FileCatalog(FileStore):
     Given a transaction as executor, its writes belong to that transaction. Reads verify the sha256 that was recorded
     at the write and raise FileCorrupted if a blob is missing or altered; a range of a stream is not verified.
 
+    What is written, copied or moved to a path that the configuration's `masked_paths` name is masked (see `write`).
+
     Args:
         executor: a Database or an open Transaction.
         blobs: where the bytes go; shared by all users, and not closed by this object.
         user_id: None is the local user.
+        masking: which files are written without the user's secrets in them; none if None.
     """
 
-    def __init__(self, executor: Executor, blobs: FileStore, user_id: str | None) -> None:
+    def __init__(
+        self, executor: Executor, blobs: FileStore, user_id: str | None, masking: FileMasking | None = None
+    ) -> None:
         self._executor = executor
         self._blobs = blobs
         self._user_id = user_key(user_id)
+        self._masking = masking
 
     @classmethod
     async def get_instance(cls, config: FileStoreConfig, user_id: str | None = None) -> Self:  # noqa: ARG003
@@ -95,15 +105,44 @@ class FileCatalog(FileStore):
 
     # ---- beyond FileStore
 
-    async def write_many(self, items: Iterable[tuple[str, Content]]) -> list[Written]:
+    async def write(
+        self, path: str, content: Content, *, media_type: str | None = None, mask_secrets: bool | None = None
+    ) -> FileStat:
+        """Store `content` at `path`, replacing what is there. See FileStore.write.
+
+        Args:
+            path: where to.
+            content: what.
+            media_type: as the path's ending says if None.
+            mask_secrets: whether the user's secrets are replaced by `<secret_hidden>` before anything is stored or
+                announced: True, False, or None for what the configuration's `masked_paths` say of the path. JSON remains
+                JSON, but for an async iterable of more than 256 KiB, which is taken for plain text.
+
+        Raises:
+            KeyMissing, KeyMismatch, KeyUnavailable, Tampered: with True, some secrets cannot be opened. By the
+                configuration, those that can be are masked.
+            ConfigurationError: True, and this object was made without `masking`.
+        """
+        normal, data = file_path(path), as_bytes(content)
+        secrets = await self._secrets([normal], wanted=mask_secrets)
+        return await self._write(normal, await masked(secrets, data), media_type)
+
+    async def write_many(
+        self, items: Iterable[tuple[str, Content]], *, mask_secrets: bool | None = None
+    ) -> list[Written]:
         """Store many files in one transaction; the results are in the order of the items.
 
         A file that holds the same bytes already is left as it is, so that repeating a call changes nothing. If its blob
         is gone, repeating the call brings it back.
 
+        Args:
+            items: path and content of each.
+            mask_secrets: as in `write`, for each path on its own.
+
         Raises:
             PathRejected: a path breaks the rule; nothing was written.
             InvalidInput: two items have the same path; nothing was written.
+            KeyMissing, KeyMismatch, KeyUnavailable, Tampered, ConfigurationError: see write; nothing was written.
         """
         contents: dict[str, bytes | AsyncIterable[bytes]] = {}
         for path, content in items:
@@ -111,6 +150,11 @@ class FileCatalog(FileStore):
             if normal in contents:
                 raise InvalidInput(f"path {normal!r} is given twice; give each file once")
             contents[normal] = as_bytes(content)
+        secrets = await self._secrets(contents, wanted=mask_secrets)
+        if secrets is not None:
+            for path, content in contents.items():
+                if mask_secrets or (self._masking is not None and self._masking.covers(path)):
+                    contents[path] = await masked(secrets, content)
         present = await self._find_all(list(contents))
 
         async def put(item: tuple[str, bytes | AsyncIterable[bytes]]) -> Blob | None:
@@ -222,10 +266,41 @@ class FileCatalog(FileStore):
         return await self._executor.run(lambda: remove_tree(self._user_id, path))
 
     async def _copy(self, source: str, target: str) -> FileStat:
+        secrets = await self._secrets_on_the_way(source, target)
+        if secrets is not None:
+            return await self._transfer_masked(secrets, source, target, keep=True)
         return await self._executor.run(lambda: copy(self._user_id, source, target))
 
     async def _move(self, source: str, target: str) -> FileStat:
+        secrets = await self._secrets_on_the_way(source, target)
+        if secrets is not None:
+            return await self._transfer_masked(secrets, source, target, keep=False)
         return await self._executor.run(lambda: move(self._user_id, source, target))
+
+    # ---- masking
+
+    async def _secrets(self, paths: Iterable[str], *, wanted: bool | None) -> Secrets | None:
+        if self._masking is not None:
+            return await self._masking.for_write(paths, wanted=wanted)
+        if wanted:
+            raise ConfigurationError("this catalogue knows no secrets to mask; use Storage.user(…).files")
+        return None
+
+    async def _secrets_on_the_way(self, source: str, target: str) -> Secrets | None:
+        """What to mask when a file comes to a path that is masked from one that is not."""
+        if self._masking is None or self._masking.covers(source):
+            return None
+        return await self._secrets([target], wanted=None)
+
+    async def _transfer_masked(self, secrets: Secrets, source: str, target: str, *, keep: bool) -> FileStat:
+        while True:
+            entry = await self._find(source)
+            content = await masked(secrets, await self._get(entry))
+            blob = await self._put(target, content, entry.stat.media_type)
+            unit = partial(replace_by_copy, self._user_id, source, entry, blob, keep=keep)
+            stat = await self._executor.run(unit)
+            if stat is not None:  # otherwise the source was written meanwhile
+                return stat
 
     # ---- rows and blobs
 

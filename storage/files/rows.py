@@ -128,6 +128,22 @@ def move(user_id: str, source: str, target: str) -> Unit[FileStat]:
     return stat
 
 
+def replace_by_copy(user_id: str, source: str, entry: Entry, blob: Blob, *, keep: bool) -> Unit[FileStat | None]:
+    """Make `blob`, which was made from `entry`, the content of its path, and delete `source` unless it is to be kept.
+
+    None, and no effect, if the source is not that entry any more; raises FileNotFound if it is gone.
+    """
+    rows = yield from execute(sql.LOCK, user_id=user_id, path=source)
+    if not rows:
+        raise missing(source)
+    if decode(rows[0]).blob_key != entry.blob_key:
+        return None
+    stat = yield from save(user_id, blob)
+    if not keep:
+        yield from remove(user_id, source)
+    return stat
+
+
 def remove(user_id: str, path: str) -> Unit[int]:
     """Delete one file; returns how many there were, 0 or 1."""
     rows = yield from execute(sql.REMOVE, user_id=user_id, path=path)

@@ -19,15 +19,18 @@ from storage.database.unit import Executor, Unit, execute, execute_many
 from storage.encryption.envelope import SealContext, data_key_id_of, is_sealed
 from storage.encryption.keyring import KeyRing
 from storage.encryption.keyset import Keys, KeySet, state_of
-from storage.encryption.registry import SealedColumn
+from storage.encryption.registry import SealedColumn, sealed_columns
 from storage.errors import EncryptionError, InvalidInput, VersionConflict
 from storage.extension import open_storage_parts
 from storage.identity import new_id, user_key
+from storage.masking.masker import Masker
+from storage.masking.maskers import Maskers
 from storage.providers import ProviderType
 from storage.secret_models import Parts, revalidated, secret_bytes, take_apart, together, validated
 from storage.secrets import statements as sql
 from storage.secrets.model import CustomSecret, ProviderToken, SecretInfo, UserSecrets
 from storage.secrets.store import Listing, SecretsStore, checked_custom, checked_token, no_secret
+from storage.secrets.table import SET_SEALED
 from storage.webhooks import outbox
 
 _BY_KIND = ("provider_tokens", "custom_secrets")
@@ -49,14 +52,21 @@ class SQLSecretsStore(SecretsStore):
         user_id: None is the local user.
         keyring: holds the keys.
         model: the class of what `load` returns.
+        maskers: of the storage, for all of the user's secrets; of the registered columns if None.
     """
 
     def __init__(
-        self, executor: Executor, user_id: str | None, keyring: KeyRing, model: type[UserSecrets] = UserSecrets
+        self,
+        executor: Executor,
+        user_id: str | None,
+        keyring: KeyRing,
+        model: type[UserSecrets] = UserSecrets,
+        maskers: Maskers | None = None,
     ) -> None:
         self._executor = executor
         self._user_id = user_key(user_id)
         self._keyring = keyring
+        self._maskers = maskers
         self.model = model
 
     @classmethod
@@ -123,6 +133,10 @@ class SQLSecretsStore(SecretsStore):
     async def get_custom_secret(self, name: str) -> CustomSecret:
         row, value = await self._find(sql.CUSTOM, name, "custom secret")
         return CustomSecret(secret=SecretStr(value or ""), description=row["description"])
+
+    async def masker(self) -> Masker:
+        maskers = self._maskers or Maskers(self._keyring, sealed_columns())
+        return await maskers.masker(self._executor, self._user_id)
 
     async def _rows(self, statement: Any) -> Sequence[dict[str, Any]]:
         rows = await self._executor.read(statement, {"owner": self._user_id})
@@ -194,8 +208,7 @@ class SQLSecretsStore(SecretsStore):
 
         if parts.secret or any(entry.value is not None for kind in wanted.values() for entry in kind.values()):
             return await self._keyring.run(self._executor, self._user_id, unit)
-        keys = await self._keys_or_why_not()
-        return await self._executor.run(lambda: unit(keys))
+        return await self._keyring.run_with_what_is_held(self._executor, self._user_id, unit)
 
     def _replace(
         self, keys: Keys, kind: sql.Kind, there: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, _Entry]
@@ -214,7 +227,7 @@ class SQLSecretsStore(SecretsStore):
 
     def _extra(self, keys: Keys, head: Mapping[str, Any], parts: Parts) -> dict[str, Any]:
         """The fields beyond tokens and custom secrets, as the columns of the set."""
-        context = sql.SET_SEALED.context({"user_id": self._user_id})
+        context = SET_SEALED.context({"user_id": self._user_id})
         before = head["sealed_extra"]
         value = parts.secret or None
         if value is not None and before is not None and isinstance(keys, KeySet):
@@ -261,9 +274,8 @@ class SQLSecretsStore(SecretsStore):
 
         if entry.value is not None:
             await self._keyring.run(self._executor, self._user_id, unit)
-            return
-        keys = await self._keys_or_why_not()
-        await self._executor.run(lambda: unit(keys))
+        else:
+            await self._keyring.run_with_what_is_held(self._executor, self._user_id, unit)
 
     async def _delete(self, kind: sql.Kind, name: str) -> bool:
         def unit() -> Unit[bool]:
@@ -276,12 +288,6 @@ class SQLSecretsStore(SecretsStore):
         return await self._executor.run(unit)
 
     # ---- what both do
-
-    async def _keys_or_why_not(self) -> Keys:
-        try:
-            return await self._keyring.keys_for(self._executor, self._user_id)
-        except EncryptionError as error:
-            return error
 
     def _hold_set(self) -> Unit[dict[str, Any]]:
         """The row of the set, made if need be, locked until the transaction ends."""
@@ -391,7 +397,7 @@ def _column_of(row: Mapping[str, Any]) -> SealedColumn:
     for kind in sql.KINDS:
         if row["kind"] == kind.name:
             return kind.sealed
-    return sql.SET_SEALED
+    return SET_SEALED
 
 
 def _called(row: Mapping[str, Any]) -> str:

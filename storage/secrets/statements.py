@@ -12,7 +12,6 @@ from sqlalchemy import (
     Uuid,
     bindparam,
     delete,
-    func,
     insert,
     literal_column,
     null,
@@ -22,13 +21,20 @@ from sqlalchemy import (
     update,
 )
 
+from storage.database.expressions import front_of
 from storage.database.statement import Statement
 from storage.database.types import JSONValue, PlainText, Sealed, UTCDateTime
 from storage.database.upsert import insert_if_absent
 from storage.encryption.envelope import OVERHEAD_BYTES
-from storage.encryption.registry import SealedColumn, register
+from storage.encryption.registry import SealedColumn
 from storage.secrets.model import SecretKind
-from storage.secrets.table import CustomSecretTable, ProviderTokenTable, UserSecretsTable
+from storage.secrets.table import (
+    CUSTOM_SEALED,
+    TOKEN_SEALED,
+    CustomSecretTable,
+    ProviderTokenTable,
+    UserSecretsTable,
+)
 
 _set_table: Table = UserSecretsTable.__table__  # type: ignore[attr-defined]
 _token_table: Table = ProviderTokenTable.__table__  # type: ignore[attr-defined]
@@ -79,7 +85,7 @@ def _kind(name: SecretKind, table: Table, key: str, sealed: SealedColumn, plain:
         name=name,
         table=table,
         key=key,
-        sealed=register(sealed),
+        sealed=sealed,
         plain=plain,
         find=Statement(f"{name}.find", select(*shown).where(*this)),
         hold=Statement(f"{name}.hold", select(*shown).where(*this).with_for_update()),
@@ -94,22 +100,17 @@ TOKEN: Final = _kind(
     "provider_token",
     _token_table,
     "provider",
-    SealedColumn("provider_token", "token", "provider_token.token/1", name="provider", destination="host"),
+    TOKEN_SEALED,
     ("host", "provider_user_id"),
 )
 CUSTOM: Final = _kind(
     "custom_secret",
     _custom_table,
     "name",
-    SealedColumn("custom_secret", "value", "custom_secret.value/1", name="name"),
+    CUSTOM_SEALED,
     ("description",),
 )
 KINDS: Final = (TOKEN, CUSTOM)
-
-SET_SEALED: Final = register(
-    # A user has one row, so the user's id is the row's id.
-    SealedColumn("user_secrets", "sealed_extra", "user_secrets.sealed_extra/1", row_id="user_id")
-)
 
 _set = _set_table.c
 _this_set = _set.user_id == bindparam("owner")
@@ -136,7 +137,7 @@ def _everything(*, whole: bool) -> Any:
 
     def value(column: Any) -> Any:
         # The front of a sealed value names its data key.
-        return column if whole else func.substr(column, 1, OVERHEAD_BYTES, type_=LargeBinary())
+        return column if whole else front_of(column, OVERHEAD_BYTES)
 
     token, custom = _token_table.c, _custom_table.c
     parts: list[Select[Any]] = [

@@ -9,8 +9,9 @@ from typing import Any, Final, Self, TypeAlias
 from pydantic import SecretStr
 
 from storage.errors import Conflict, InvalidInput, SecretNotFound, VersionConflict
+from storage.masking.masker import Masker, Secrets, SecretValue, prepared
 from storage.providers import ProviderType
-from storage.secret_models import validated
+from storage.secret_models import take_apart, validated
 from storage.secrets.model import CustomSecret, ProviderToken, SecretInfo, UserSecrets
 
 Listing: TypeAlias = list[SecretInfo]
@@ -175,6 +176,21 @@ class SecretsStore(ABC):
         """Remove one secret of the user's own; whether there was one."""
         return await self._remove("custom_secrets", name)
 
+    async def masker(self) -> Masker:
+        """What replaces every secret of this user in texts, containers and JSON: `masker.mask(value)`.
+
+        This default knows what this store holds, as of its last `refresh()`. The one of our own store also knows the
+        keys among the settings and all else that is sealed for the user, and is renewed when a secret changes.
+
+        Raises:
+            KeyMissing, KeyMismatch, KeyUnavailable, Tampered: something cannot be opened, so it could not be masked.
+        """
+
+        async def load() -> Secrets:
+            return prepared(secret_values(await self.load()))
+
+        return Masker(load, await load(), type(self).__name__)
+
     async def _remove(self, field: str, name: str) -> bool:
         removed = False
 
@@ -226,6 +242,23 @@ def checked_custom(name: str, value: SecretStr | str, description: str) -> Custo
     values = {"secret": value, "description": description}
     made = validated(UserSecrets, {"custom_secrets": {name: values}}, "the secret")
     return made.custom_secrets[name]
+
+
+def secret_values(secrets: UserSecrets | None) -> list[SecretValue]:
+    """Every secret in the set, as a masker takes it."""
+    if secrets is None:
+        return []
+    tokens = [
+        SecretValue(f"provider_token {str(name)!r}", token.token.get_secret_value())
+        for name, token in secrets.provider_tokens.items()
+        if token.token is not None
+    ]
+    customs = [
+        SecretValue(f"custom_secret {name!r}", custom.secret.get_secret_value())
+        for name, custom in secrets.custom_secrets.items()
+    ]
+    others = take_apart(secrets, without=("provider_tokens", "custom_secrets")).secret
+    return tokens + customs + [SecretValue(name, {name: value}, declared=True) for name, value in others.items()]
 
 
 def no_secret(kind: str, name: str) -> SecretNotFound:

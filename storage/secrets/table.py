@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import uuid
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import UniqueConstraint
 from sqlmodel import Field
 
 from storage.database.metadata import Table
 from storage.database.types import JSONValue, PlainText, Sealed, UTCDateTime
+from storage.encryption.registry import SealedColumn, register
 
 
 class UserSecretsTable(Table, table=True):
@@ -55,3 +56,13 @@ class CustomSecretTable(Table, table=True):
     value: bytes = Field(sa_type=Sealed)
     created_at: datetime = Field(sa_type=UTCDateTime)
     updated_at: datetime = Field(sa_type=UTCDateTime)
+
+
+TOKEN_SEALED: Final = register(
+    SealedColumn("provider_token", "token", "provider_token.token/1", name="provider", destination="host")
+)
+CUSTOM_SEALED: Final = register(SealedColumn("custom_secret", "value", "custom_secret.value/1", name="name"))
+SET_SEALED: Final = register(
+    # A user has one row, so the user's id is the row's id.
+    SealedColumn("user_secrets", "sealed_extra", "user_secrets.sealed_extra/1", row_id="user_id")
+)

@@ -11,16 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self, TypeVar, get_args
 
-from sqlalchemy import LargeBinary, bindparam, func, select, update
+from sqlalchemy import bindparam, select, update
 
 from storage.clock import now
+from storage.database.expressions import front_of
 from storage.database.statement import Statement
 from storage.database.unit import Executor, Unit, execute
 from storage.database.upsert import insert_if_absent
 from storage.encryption.envelope import OVERHEAD_BYTES, SealContext
 from storage.encryption.keyring import KeyRing
 from storage.encryption.keyset import Keys, KeySet, SecretState, state_of
-from storage.encryption.registry import SealedColumn, register
 from storage.errors import EncryptionError, Tampered, VersionConflict
 from storage.extension import open_storage_parts
 from storage.identity import user_key
@@ -36,7 +36,7 @@ from storage.secret_models import (
 )
 from storage.settings.model import Settings
 from storage.settings.store import SettingsStore, mark_incomplete, refuse_incomplete
-from storage.settings.table import SettingsTable
+from storage.settings.table import SEALED, SettingsTable
 from storage.webhooks import outbox
 
 T = TypeVar("T")
@@ -48,19 +48,6 @@ EVENT_KEY: Final = "settings"
 """The key of the one event that settings have, `settings.updated`: a user has one row."""
 
 _REST: Final = "sealed_extra"
-SEALED: Final[Mapping[str, SealedColumn]] = {
-    # A user has one row, so the user's id is the row's id.
-    name: register(
-        SealedColumn(
-            "settings",
-            name,
-            f"settings.{name}/1",
-            row_id="user_id",
-            destination="llm_base_url" if name == "llm_api_key" else None,
-        )
-    )
-    for name in ("llm_api_key", "search_api_key", "sandbox_api_key", "mcp_config", _REST)
-}
 _TEXTS: Final = frozenset({"llm_api_key", "search_api_key", "sandbox_api_key"})
 _PLAIN: Final = tuple(name for name in Settings.model_fields if name not in SEALED)
 _NAMES: Final = tuple(_c.keys())
@@ -73,9 +60,7 @@ LOCK: Final = Statement("settings.lock", select(*_c).where(_of_user).with_for_up
 STATES: Final = Statement(
     "settings.states",
     # The front of a sealed value names its data key; the rest is not read.
-    select(
-        _c.extra, *(func.substr(_c[name], 1, OVERHEAD_BYTES, type_=LargeBinary()).label(name) for name in SEALED)
-    ).where(_of_user),
+    select(_c.extra, *(front_of(_c[name], OVERHEAD_BYTES).label(name) for name in SEALED)).where(_of_user),
 )
 INSERT: Final = Statement("settings.insert", insert_if_absent(_table, conflict=("user_id",), returning=("version",)))
 UPDATE: Final = Statement(
@@ -242,11 +227,9 @@ class SQLSettingsStore(SettingsStore):
         """Run a unit, with a key to seal with only if it needs one: without, it also works while locked."""
         if not seals:
             try:
-                keys: Keys = await self._keyring.keys_for(self._executor, self._user_id)
-            except EncryptionError as error:
-                keys = error
-            try:
-                return await self._executor.run(lambda: unit(keys, may_seal=False))
+                return await self._keyring.run_with_what_is_held(
+                    self._executor, self._user_id, lambda keys: unit(keys, may_seal=False)
+                )
             except _MustSealError:
                 pass
         return await self._keyring.run(self._executor, self._user_id, lambda held: unit(held, may_seal=True))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Double
 from sqlmodel import Field
 
 from storage.database.metadata import Table
 from storage.database.types import JSONValue, PlainText, Sealed, UTCDateTime
+from storage.encryption.registry import SealedColumn, register
 
 
 class SettingsTable(Table, table=True):
@@ -52,3 +54,19 @@ class SettingsTable(Table, table=True):
     sealed_extra: bytes | None = Field(sa_type=Sealed)
     created_at: datetime = Field(sa_type=UTCDateTime)
     updated_at: datetime = Field(sa_type=UTCDateTime)
+
+
+SEALED: Final[Mapping[str, SealedColumn]] = {
+    # A user has one row, so the user's id is the row's id.
+    name: register(
+        SealedColumn(
+            "settings",
+            name,
+            f"settings.{name}/1",
+            row_id="user_id",
+            destination="llm_base_url" if name == "llm_api_key" else None,
+        )
+    )
+    for name in ("llm_api_key", "search_api_key", "sandbox_api_key", "mcp_config", "sealed_extra")
+}
+"""The sealed columns by name; `sealed_extra` holds the secret fields that a subclass of Settings adds."""

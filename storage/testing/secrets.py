@@ -14,6 +14,7 @@ The users that the suite names must have no secrets when a test starts. Needs py
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections.abc import Callable
 from datetime import date
@@ -23,6 +24,7 @@ import pytest
 from pydantic import SecretStr
 
 from storage.errors import InvalidInput, SecretNotFound, VersionConflict
+from storage.masking.masker import REPLACEMENT
 from storage.providers import ProviderType
 from storage.secret_models import MASK, MAX_SECRET_BYTES
 from storage.secrets.model import CustomSecret, ProviderToken, UserSecrets
@@ -92,6 +94,16 @@ class SecretsStoreContract:
         assert loaded == secrets
         assert loaded.model_dump(mode="json", context={"expose_secrets": True}) == SEVERAL
         assert ProviderType.GITHUB in loaded.provider_tokens
+
+    async def test_the_custom_secrets_come_as_environment_variables_and_descriptions(self, store: SecretsStore) -> None:
+        await store.store(UserSecrets(**SEVERAL))
+        loaded = await store.load()
+        assert loaded is not None
+        customs = SEVERAL["custom_secrets"]
+        assert loaded.get_env_vars() == {name: custom["secret"] for name, custom in customs.items()}
+        assert loaded.get_custom_secrets_descriptions() == {
+            name: custom["description"] for name, custom in customs.items()
+        }
 
     async def test_storing_replaces_the_whole_set(self, store: SecretsStore) -> None:
         await store.store(UserSecrets(**SEVERAL))
@@ -214,6 +226,34 @@ class SecretsStoreContract:
         assert (github.host, github.provider_user_id) == ("github.example.com", "42")
         assert infos[0].description == "the production database"
         assert "contract-1" not in repr(infos)
+
+    # ---- masking
+
+    async def test_a_masker_replaces_every_secret_everywhere(self, store: SecretsStore) -> None:
+        await store.store(UserSecrets(**SEVERAL, in_the_next_release={"a": ["contract-secret"]}))
+        masker = await store.masker()
+        secrets = [
+            *(token["token"] for token in SEVERAL["provider_tokens"].values()),
+            *(custom["secret"] for custom in SEVERAL["custom_secrets"].values() if custom["secret"]),
+            "contract-secret",
+        ]
+        event: dict[str, Any] = {"content": [" ".join(secrets)], "nested": json.dumps({"all": secrets})}
+        for masked in (masker.mask(event), json.loads(masker.mask(json.dumps(event)))):
+            assert not any(secret in masked["content"][0] for secret in secrets)
+            assert json.loads(masked["nested"]) == {"all": [REPLACEMENT] * len(secrets)}
+        harmless = "github.example.com, the production database, DATABASE_URL"
+        assert masker.mask(harmless) == harmless
+
+    async def test_a_refreshed_masker_knows_what_the_secrets_are_now(self, store: SecretsStore) -> None:
+        masker = await store.masker()
+        assert masker.mask("contract-secret-1") == "contract-secret-1"
+        await store.set_custom_secret("A", "contract-secret-1")
+        await masker.refresh()
+        assert masker.mask("contract-secret-1") == REPLACEMENT
+        await store.delete_custom_secret("A")
+        await masker.refresh()
+        assert masker.mask("contract-secret-1") == "contract-secret-1"
+        assert "contract-secret-1" not in repr(masker)
 
     # ---- what is refused
 

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +18,14 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from storage.database import Database, Statement, execute, migrate, parse_url
 from storage.database.migrate import HEAD, VERSION_TABLE, SchemaState
+from storage.encryption.environment import EnvironmentKeys
+from storage.encryption.keyring import KeyRing
 from storage.errors import DatabaseError, SchemaOutdated, SchemaTooNew
+from storage.settings.sql import SQLSettingsStore
 from storage.tables import metadata
+from tests.databases import MASTER_KEY
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 async def opened(url: str) -> Database:
@@ -141,6 +148,23 @@ async def test_a_migration_that_fails_changes_nothing(empty_database_url: str) -
     await database.run(lambda: execute(Statement("test.out", text("DROP TABLE delivery"), register=False)))
     await migrate.ensure(database, database.url)
     assert (await migrate.check(database)).state is SchemaState.CURRENT
+    await database.close()
+
+
+async def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_that_is_in_it(
+    empty_database_url: str,
+) -> None:
+    command = [sys.executable, "-m", "alembic", "-x", f"url={empty_database_url}", "upgrade", "0001"]
+    await asyncio.to_thread(subprocess.run, command, cwd=REPOSITORY, check=True, capture_output=True)
+    database = await opened(empty_database_url)
+    assert await migrate.stored_revision(database) == "0001"
+    users = SQLSettingsStore(database, "ada", KeyRing(database, EnvironmentKeys(MASTER_KEY)))
+    await users.update(language="de")
+    await migrate.ensure(database, database.url)
+    assert (await migrate.check(database)).state is SchemaState.CURRENT
+    settings = await users.load()
+    assert settings is not None
+    assert settings.language == "de"
     await database.close()
 
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
-from storage.encryption.configured import provider_for
 from storage.encryption.environment import EnvironmentKeys
-from storage.encryption.key_file import KeyFile
 from storage.errors import ConfigurationError, KeyUnavailable
 
 GOOD = base64.b64encode(hashlib.sha256(b"good").digest()).decode()
@@ -37,6 +34,15 @@ async def test_no_key_is_ever_generated_for_the_environment() -> None:
         await keys.generate()
 
 
-def test_a_configured_key_goes_before_the_key_file(tmp_path: Path) -> None:
-    assert isinstance(provider_for(SecretStr(GOOD), tmp_path / "key"), EnvironmentKeys)
-    assert isinstance(provider_for(None, tmp_path / "key"), KeyFile)
+async def test_keys_are_added_and_reordered_by_whoever_sets_the_variable() -> None:
+    keys = EnvironmentKeys(SecretStr(GOOD))
+    kek_id = (await keys.enrol()).kek_id
+    assert not keys.can_add
+    with pytest.raises(ConfigurationError, match=r"into STORAGE_MASTER_KEY yourself, after a comma.*make one with"):
+        await keys.add()
+    with pytest.raises(ConfigurationError, match=f"put the key {kek_id.hex()} first in STORAGE_MASTER_KEY"):
+        await keys.promote(kek_id)
+
+
+async def test_the_configured_keys_can_be_exported() -> None:
+    assert [key.encoded() for key in await EnvironmentKeys(SecretStr(GOOD)).export()] == [GOOD]

@@ -1,4 +1,4 @@
-"""The key file: made whole or not at all, private, and never replaced."""
+"""The key file: made whole or not at all, private, and no key in it is ever lost."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from storage.encryption import file_lock
+from storage.encryption.file_lock import exclusive
 from storage.encryption.key_file import KeyFile
-from storage.encryption.local_keys import MasterKey
-from storage.errors import ConfigurationError, KeyUnavailable
+from storage.encryption.local_keys import MasterKey, parse_master_keys
+from storage.errors import ConfigurationError, KeyMissing, KeyUnavailable
 
 PROCESSES = 8
 ROUNDS = 30
@@ -33,6 +36,22 @@ async def race(folder, rounds):
 print("ready", flush=True)
 sys.stdin.readline()
 asyncio.run(race(pathlib.Path(sys.argv[1]), int(sys.argv[2])))
+"""
+
+# Adds keys and puts them first until it is killed; tells of each when it is stored.
+ADDER = """
+import asyncio, pathlib, sys
+from storage.encryption.key_file import KeyFile
+
+async def add(path):
+    keys = KeyFile(path)
+    await keys.health()
+    while True:
+        added = await keys.add()
+        await keys.promote(added.kek_id)
+        print(keys._by_id[added.kek_id].check_value(b"").hex(), flush=True)
+
+asyncio.run(add(pathlib.Path(sys.argv[1])))
 """
 
 
@@ -145,6 +164,192 @@ async def test_a_key_added_to_the_file_is_seen_by_the_next_look(path: Path) -> N
     assert "2 key(s)" in (await keys.health()).detail
     assert await keys.identify([enrolled]) == {enrolled.kek_id}
     assert keys.active_id is None, "the new first key is in no registry yet"
+
+
+async def test_a_byte_order_mark_is_no_part_of_the_key(path: Path) -> None:
+    key = MasterKey.generate()
+    path.parent.mkdir()
+    path.write_bytes(b"\xef\xbb\xbf" + key.encoded().encode() + b"\r\n")
+    path.chmod(0o600)
+    keys = KeyFile(path)
+    await keys.health()
+    assert keys._keys == (key,)
+    await keys.add()
+    assert keys._keys[0] == key
+
+
+# ---- adding and reordering
+
+
+async def test_a_key_is_added_behind_and_the_file_stays_private(path: Path) -> None:
+    keys = KeyFile(path)
+    await keys.generate()
+    first = await keys.enrol()
+    text = path.read_text()
+    added = await keys.add()
+    assert path.read_text().startswith(text)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [entry.name for entry in path.parent.iterdir()] == ["master.key"]
+    assert keys.active_id == first.kek_id
+    await keys.promote(added.kek_id)
+    again = KeyFile(path)
+    await again.health()
+    assert await again.identify([first, added]) == {first.kek_id, added.kek_id}
+    assert again.active_id == added.kek_id
+
+
+async def test_adding_to_no_file_makes_one(path: Path) -> None:
+    added = await KeyFile(path).add()
+    keys = KeyFile(path)
+    assert (await keys.health()).has_key
+    assert await keys.identify([added]) == {added.kek_id} == {keys.active_id}
+
+
+async def test_a_file_that_is_no_key_file_is_not_added_to(path: Path) -> None:
+    write(path, "somebody's notes")
+    for call in (KeyFile(path).add(), KeyFile(path).import_([MasterKey.generate()])):
+        with pytest.raises(ConfigurationError):
+            await call
+    assert path.read_text() == "somebody's notes"
+
+
+async def test_imported_keys_go_behind_in_their_order(path: Path) -> None:
+    own, *others = (MasterKey.generate() for _ in range(4))
+    write(path, own.encoded())
+    keys = KeyFile(path)
+    assert await keys.import_([others[0], own, others[1]]) == (others[0], others[1])
+    assert await keys.import_([others[1], others[2], others[2]]) == (others[2],)
+    assert await keys.import_(others) == ()
+    assert await KeyFile(path).export() == (own, *others)
+
+
+async def test_nothing_is_exported_of_a_file_that_is_not_there(path: Path) -> None:
+    with pytest.raises(KeyMissing, match=str(path)):
+        await KeyFile(path).export()
+
+
+async def test_a_retired_key_is_not_put_first(path: Path) -> None:
+    keys = KeyFile(path)
+    await keys.generate()
+    added = await keys.add()
+    await keys.identify([type(added)(added.kek_id, added.check_value, retired=True)])
+    with pytest.raises(ConfigurationError, match="was retired"):
+        await keys.promote(added.kek_id)
+
+
+async def test_a_key_that_was_taken_out_of_the_file_is_not_put_first(path: Path) -> None:
+    keys = KeyFile(path)
+    await keys.generate()
+    before = path.read_text()
+    gone = (await keys.add()).kek_id
+    key = keys._by_id[gone]
+    path.write_text(before)
+    with pytest.raises(KeyMissing, match="taken out"):
+        await keys.put_first(key)
+    with pytest.raises(KeyMissing, match=gone.hex()):
+        await keys.promote(gone)
+    path.unlink()
+    with pytest.raises(KeyMissing, match="does not exist"):
+        await keys.append([key])
+
+
+async def test_a_symbolic_link_stays_one(path: Path, tmp_path: Path) -> None:
+    real = tmp_path / "elsewhere" / "real.key"
+    write(real, MasterKey.generate().encoded())
+    path.parent.mkdir()
+    path.symlink_to(real)
+    await KeyFile(path).add()
+    assert path.is_symlink()
+    assert len(parse_master_keys(real.read_text(), "")) == 2
+    assert [entry.name for entry in real.parent.iterdir()] == ["real.key"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+async def test_an_administrator_who_adds_a_key_does_not_lock_out_the_owner(path: Path) -> None:
+    write(path, MasterKey.generate().encoded())
+    os.chown(path, 65534, 65534)
+    await KeyFile(path).add()
+    status = path.stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (65534, 65534, 0o600)
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+async def test_a_failed_addition_leaves_the_file_as_it_was(
+    path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    keys = KeyFile(path)
+    await keys.generate()
+    before = path.read_bytes(), path.stat().st_ino
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os if failing == "fsync" else Path, failing, full)
+    with pytest.raises(KeyUnavailable, match=r"No space left.*the file is as it was"):
+        await keys.add()
+    assert (path.read_bytes(), path.stat().st_ino) == before
+    assert [entry.name for entry in path.parent.iterdir()] == ["master.key"]
+
+
+async def test_an_editor_that_saves_meanwhile_is_not_overwritten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = KeyFile(path)
+    await keys.generate()
+    edited = path.read_text() + "# by hand\n"
+    real_fsync = os.fsync
+
+    def save(descriptor: int) -> None:
+        path.write_text(edited)
+        real_fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", save)
+    with pytest.raises(KeyUnavailable, match="changed by another program"):
+        await keys.add()
+    assert path.read_text() == edited
+
+
+async def test_a_lock_that_is_never_given_back_is_given_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = KeyFile(path)
+    await keys.generate()
+    monkeypatch.setattr(file_lock, "LOCK_SECONDS", 0.1)
+    with exclusive(path, create=False), pytest.raises(KeyUnavailable, match="another process has held the lock"):
+        await keys.add()
+    await keys.add()
+
+
+async def test_keys_that_are_added_and_moved_at_once_are_all_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_lock, "LOCK_SECONDS", 60.0)  # on a busy disk each change takes a good part of a second
+    await KeyFile(path).generate()
+
+    async def add_and_promote() -> MasterKey:
+        keys = KeyFile(path)
+        await keys.health()
+        added = await keys.add()
+        await keys.promote(added.kek_id)
+        return keys._by_id[added.kek_id]
+
+    added = await asyncio.gather(*(add_and_promote() for _ in range(6)))
+    assert set(added) < set(await KeyFile(path).export())
+    assert len(await KeyFile(path).export()) == 7
+
+
+def test_killed_at_any_moment_the_file_is_whole_and_has_every_key(path: Path) -> None:
+    asyncio.run(KeyFile(path).generate())
+    stored: list[str] = []
+    for number in range(12):
+        adder = subprocess.Popen([sys.executable, "-c", ADDER, str(path)], stdout=subprocess.PIPE, text=True)
+        assert adder.stdout is not None
+        stored.append(adder.stdout.readline().strip())
+        time.sleep(0.001 * number)  # so that it dies in another step each time
+        adder.kill()
+        stored += adder.communicate()[0].split()
+        keys = {key.check_value(b"").hex() for key in parse_master_keys(path.read_text(), "")}
+        assert keys >= {line for line in stored if len(line) == 64}
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    asyncio.run(KeyFile(path).add())  # which also clears away what a kill left behind
+    assert [entry.name for entry in path.parent.iterdir()] == ["master.key"]
+
+
+# ---- at once
 
 
 async def test_a_key_file_lets_the_event_loop_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,9 +22,10 @@ from storage.encryption import statements as sql
 from storage.encryption.envelope import DataKey, SealContext, data_key_id_of
 from storage.encryption.environment import EnvironmentKeys
 from storage.encryption.key_file import KeyFile
-from storage.encryption.keyring import KeyRing, _wrap_context
-from storage.encryption.keyset import KeySet
+from storage.encryption.keyring import KeyRing
+from storage.encryption.keyset import Keys, KeySet
 from storage.encryption.local_keys import MasterKey
+from storage.encryption.master_keys import wrap_context
 from storage.encryption.table import DataKeyTable, KeyEncryptionKeyTable
 from storage.errors import KeyMismatch, KeyMissing, KeyUnavailable, Tampered
 
@@ -383,10 +384,10 @@ async def test_nothing_is_sealed_under_a_key_that_was_deleted_meanwhile(database
 
 async def add_key(database: Database, ring: KeyRing, user_id: str, state: str) -> DataKey:
     """What a rotation in another process would leave."""
-    key, provider = DataKey.generate(), ring._provider
+    key, provider = DataKey.generate(), ring.master_keys.provider
     kek_id = provider.active_id
     assert kek_id is not None
-    wrapped = await provider.wrap(kek_id, key.reveal(), _wrap_context(user_id, key.id, kek_id))
+    wrapped = await provider.wrap(kek_id, key.reveal(), wrap_context(user_id, key.id, kek_id))
     await change(
         database,
         DataKeyTable.__table__.insert(),  # type: ignore[attr-defined]
@@ -530,6 +531,118 @@ async def test_nothing_is_wrapped_under_a_retired_master_key(database: Database)
     assert await open_(ring, database, sealed) == SECRET
     with pytest.raises(KeyMismatch, match="was retired"):
         await seal(ring, database, "bob")
+
+
+# ---- the policy that no key is made
+
+
+async def test_where_no_key_may_be_made_none_is(database: Database, key_path: Path) -> None:
+    ring = await started(database, KeyFile(key_path), may_generate=False, retry_seconds=0)
+    assert (await ring.status()).state == "locked"
+    with pytest.raises(KeyMissing, match="require_master_key"):
+        await seal(ring, database)
+    assert not key_path.exists()
+    assert await rows(database) == ([], [])
+    await KeyFile(key_path).generate()
+    await open_(ring, database, await seal(ring, database))
+    assert ring.state == "unlocked"
+
+
+async def test_where_no_key_may_be_made_one_that_is_there_is_used(database: Database) -> None:
+    key = MasterKey.generate()
+    sealed = await seal(await started(database, environment(key), may_generate=False), database)
+    assert await open_(await started(database, environment(key), may_generate=False), database, sealed) == SECRET
+
+
+# ---- master keys that were all retired
+
+
+async def retire_all(database: Database) -> None:
+    await change(database, update(KeyEncryptionKeyTable).values(retired_at=now()))
+
+
+async def test_with_all_master_keys_retired_another_one_is_as_good_as_the_first(database: Database) -> None:
+    old, new = MasterKey.generate(), MasterKey.generate()
+    sealed = await seal(await started(database, environment(old)), database)
+    await retire_all(database)
+    await change(database, update(DataKeyTable).values(state="retired"))
+    alone = await started(database, environment(new))
+    status = await alone.status()
+    assert (status.state, status.reason, status.complete) == ("new", "", True)
+    assert "all master keys were retired" in status.message
+    with pytest.raises(KeyMissing, match="add that key"):
+        await open_(alone, database, sealed)
+    assert data_key_id_of(await seal(alone, database)) != data_key_id_of(sealed)
+    assert alone.state == "unlocked"
+    assert await open_(await started(database, environment(new, old)), database, sealed) == SECRET
+
+
+async def test_with_all_master_keys_retired_none_is_made_by_itself(database: Database, key_path: Path) -> None:
+    await seal(await started(database, KeyFile(key_path)), database)
+    await retire_all(database)
+    key_path.unlink()
+    ring = await started(database, KeyFile(key_path))
+    assert ring.state == "new"
+    with pytest.raises(KeyMissing, match="storage keys new"):
+        await seal(ring, database, "bob")
+    assert not key_path.exists()
+
+
+async def test_a_master_key_that_was_retired_is_the_wrong_one_while_another_is_in_use(database: Database) -> None:
+    old, new = MasterKey.generate(), MasterKey.generate()
+    await seal(await started(database, environment(old)), database)
+    await retire_all(database)
+    await seal(await started(database, environment(new, old)), database, "bob")
+    assert (await started(database, environment(old))).state == "locked"
+    assert (await started(database, environment(old, new))).state == "unlocked"
+
+
+# ---- units that seal nothing
+
+
+async def test_a_unit_that_seals_nothing_is_told_why_there_are_no_keys(database: Database, key_path: Path) -> None:
+    await seal(await started(database, KeyFile(key_path)), database)
+    locked = await started(database, environment(MasterKey.generate()))
+
+    def unit(keys: Keys) -> Unit[str]:
+        yield from ()
+        return type(keys).__name__
+
+    assert await locked.run_with_what_is_held(database, "alice", unit) == "KeyMismatch"
+    ring = await started(database, KeyFile(key_path))
+    assert await ring.run_with_what_is_held(database, "alice", unit) == "KeySet"
+    assert await ring.run_with_what_is_held(database, "bob", unit) == "KeySet"
+    _, data_keys = await rows(database)
+    assert [row[1] for row in data_keys] == ["alice"], "no key is made for it"
+
+
+async def test_a_unit_that_seals_nothing_is_run_again_once_with_a_key_it_lacks(
+    database: Database, key_path: Path
+) -> None:
+    ring = await started(database, KeyFile(key_path))
+    await seal(ring, database)
+    other = await add_key(database, ring, "alice", "retired")
+    sealed = KeySet("alice", {other.id: other}, other.id).seal(CONTEXT, SECRET)
+    seen = []
+
+    def unit(keys: Keys) -> Unit[bytes]:
+        yield from ()
+        assert isinstance(keys, KeySet)
+        seen.append(len(keys))
+        return keys.open(CONTEXT, sealed)
+
+    assert await ring.run_with_what_is_held(database, "alice", unit) == SECRET
+    assert seen == [1, 2]
+    await change(
+        database,
+        delete(DataKeyTable).where(_key.id == bindparam("gone")),
+        gone=uuid.UUID(bytes=other.id),
+    )
+    ring.forget()
+    seen.clear()
+    with pytest.raises(KeyMissing, match=other.id.hex()):
+        await ring.run_with_what_is_held(database, "alice", unit)
+    assert seen == [1]
 
 
 # ---- the cache

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from storage.encryption.local_keys import LocalKeys, MasterKey, parse_master_keys
 from storage.encryption.providers import ProviderHealth, RegisteredKey
-from storage.errors import ConfigurationError, KeyMissing, Tampered
+from storage.errors import ConfigurationError, KeyMismatch, KeyMissing, Tampered
 
 ONE = hashlib.sha256(b"test key one").digest()
 TWO = hashlib.sha256(b"test key two").digest()
@@ -125,6 +125,43 @@ async def test_an_unregistered_key_gets_a_random_id_and_keeps_it() -> None:
     assert await keys.enrol() == enrolled
     assert await keys.identify([enrolled]) == {enrolled.kek_id} == {keys.active_id}
     assert (await Keys(ONE).enrol()).kek_id != enrolled.kek_id
+
+
+async def test_the_first_key_that_is_not_retired_wraps() -> None:
+    keys = Keys(ONE, TWO)
+    first = RegisteredKey(b"1" * 16, MasterKey(ONE).check_value(b"1" * 16), retired=True)
+    second = RegisteredKey(b"2" * 16, MasterKey(TWO).check_value(b"2" * 16))
+    assert await keys.identify([first]) == {first.kek_id}
+    assert not keys.active_id
+    assert await keys.identify([first, second]) == {first.kek_id, second.kek_id}
+    assert keys.active_id == second.kek_id
+    assert await keys.enrol() == second
+    await keys.identify([RegisteredKey(first.kek_id, first.check_value), second])
+    assert keys.active_id == first.kek_id, "a retirement that was taken back"
+
+
+async def test_a_key_that_is_registered_twice_is_retired_when_both_are() -> None:
+    keys = Keys(ONE)
+    old, new = (MasterKey(ONE).check_value(kek_id) for kek_id in (b"1" * 16, b"2" * 16))
+    rows = [RegisteredKey(b"1" * 16, old, retired=True), RegisteredKey(b"2" * 16, new)]
+    assert await keys.identify(rows) == {b"1" * 16, b"2" * 16}
+    assert (await keys.enrol()).kek_id == b"2" * 16
+    await keys.identify([rows[0], RegisteredKey(b"2" * 16, new, retired=True)])
+    assert not keys.active_id
+    with pytest.raises(KeyMismatch, match="every master key in the test was retired"):
+        await keys.enrol()
+
+
+async def test_reading_further_keys_forgets_nothing_of_those_that_stay() -> None:
+    keys = Keys(ONE)
+    enrolled = await keys.enrol()
+    wrapped = await keys.wrap(enrolled.kek_id, TWO, BOUND)
+    keys.use((MasterKey(ONE), MasterKey(TWO)))
+    assert keys.active_id == enrolled.kek_id
+    assert await keys.unwrap(enrolled.kek_id, wrapped, BOUND) == TWO
+    keys.use((MasterKey(TWO),))
+    with pytest.raises(KeyMissing):
+        await keys.unwrap(enrolled.kek_id, wrapped, BOUND)
 
 
 async def test_a_registered_id_wins_over_an_earlier_random_one() -> None:

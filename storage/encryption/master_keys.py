@@ -1,0 +1,320 @@
+"""The master keys, seen from the database: which it knows, which of them the provider holds, and which one wraps.
+
+The provider has the keys and the database their ids and check values; only together do they tell whether the
+right key is at hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable
+from time import monotonic
+from typing import Final, TypeVar
+
+from storage.clock import now
+from storage.database.statement import Row
+from storage.database.unit import Executor, Unit, execute
+from storage.encryption import statements as sql
+from storage.encryption.envelope import DataKey
+from storage.encryption.keyset import KeySet
+from storage.encryption.providers import KeyProvider, RegisteredKey
+from storage.encryption.status import KeyRingStatus, KeyState
+from storage.errors import ConfigurationError, EncryptionError, KeyMismatch, KeyMissing, KeyUnavailable
+
+log = logging.getLogger("storage.encryption")
+
+T = TypeVar("T")
+
+RETRY_SECONDS: Final = 5.0
+"""How often a locked ring asks its provider again, so that restoring the key needs no restart."""
+
+PROVIDER_SECONDS: Final = 15.0
+"""Longest wait for an answer of a provider: a key service that hangs must not hang the application."""
+
+MOST_ATTEMPTS: Final = 8
+"""Tries to settle with other processes on a key. Each failed try means that another process got further."""
+
+_WRAP_LABEL: Final = b"agent-storage/data-key/1"
+
+
+class MasterKeys:
+    """What the last check found, and what is wrapped and unwrapped accordingly.
+
+    Args:
+        provider: holds the keys.
+        retry_seconds: how often a locked ring asks again.
+        provider_seconds: longest wait for one answer.
+        may_generate: whether a key may be made for a database that has none; the policy require_master_key says no.
+
+    Attributes:
+        known: ids of the master keys that the database knows.
+        held: those of them that the provider holds; none while locked.
+        given_up: those that are retired and not held: nothing is expected of what is wrapped under them.
+    """
+
+    def __init__(
+        self,
+        provider: KeyProvider,
+        *,
+        retry_seconds: float = RETRY_SECONDS,
+        provider_seconds: float = PROVIDER_SECONDS,
+        may_generate: bool = True,
+    ) -> None:
+        self.provider = provider
+        self._retry_seconds = retry_seconds
+        self._provider_seconds = provider_seconds
+        self._may_generate = may_generate
+        self.known: frozenset[bytes] = frozenset()
+        self.held: frozenset[bytes] = frozenset()
+        self.given_up: frozenset[bytes] = frozenset()
+        self._lost: frozenset[bytes] = frozenset()
+        self._any_live = False
+        self.locked: EncryptionError | None = KeyUnavailable("the key ring was not started")
+        self._checked_at = float("-inf")
+
+    # ---- the state
+
+    async def check(self, executor: Executor) -> None:
+        """Compare the provider's keys with what the database knows. Writes nothing; what is wrong only locks.
+
+        Raises:
+            DatabaseError: the database cannot be read.
+        """
+        before = self.locked
+        try:
+            await self._compare(executor)
+        except (EncryptionError, ConfigurationError) as error:
+            known = isinstance(error, KeyMissing | KeyMismatch | KeyUnavailable)
+            self.locked = error if known else KeyUnavailable(str(error))  # type: ignore[assignment]
+            self.held = frozenset()
+            if str(before) != str(self.locked):
+                log.warning("secrets are locked: %s", self.locked)
+        else:
+            self.locked = None
+        self._checked_at = monotonic()
+
+    async def _compare(self, executor: Executor) -> None:
+        rows = await executor.read(sql.MASTER_KEYS, {})
+        if not rows and await executor.read(sql.ANY_DATA_KEY, {}):
+            # A master key is registered before its first data key: unless it came just now, it was lost.
+            rows = await executor.read(sql.MASTER_KEYS, {})
+            if not rows:
+                raise KeyMismatch(
+                    "the database has data keys but knows no master key (table key_encryption_key is empty), so "
+                    "no key can be checked. Restore that table from a backup. Nothing was changed"
+                )
+        registered = [_registered(row) for row in rows]
+        live = frozenset(key.kek_id for key in registered if not key.retired)
+        self.known, self._any_live = _ids(rows), bool(live)
+        self.given_up = self.known - live  # until the provider says that it holds them
+        where = self.provider.where
+        health = await self.ask(self.provider.health())
+        if not health.has_key:
+            self._require_a_key(live, health.detail)
+        held = await self.ask(self.provider.identify(registered)) if rows else frozenset[bytes]()
+        if live and not live & held:
+            raise KeyMismatch(
+                f"the master key in {where} is not the one that this database's secrets were sealed under "
+                f"({_listed(live)}). Configure that key again. Nothing was changed"
+            )
+        self.held = held
+        self.given_up = self.known - live - held
+        self._lost = frozenset(row[0] for row in rows if row[3]) & live - held
+
+    def _require_a_key(self, live: frozenset[bytes], detail: str) -> None:
+        where = self.provider.where
+        if live:
+            raise KeyMissing(
+                f"this database's secrets need its master key ({_listed(live)}), and there is none in {where}. Put "
+                "it back: restore the key file, or set STORAGE_MASTER_KEY or STORAGE_MASTER_KEY_FILE. "
+                "Nothing was changed"
+            )
+        if not self.provider.can_generate:
+            raise KeyMissing(f"there is no master key in {where}: {detail}")
+        if not self._may_generate:
+            raise KeyMissing(
+                f"there is no master key in {where}, and none is made, because the policy require_master_key is set. "
+                "Put the key there, or unset the policy"
+            )
+
+    @property
+    def state(self) -> KeyState:
+        """Whether secrets can be used now."""
+        if self.locked is not None:
+            return "locked"
+        return "unlocked" if self.held else "new"
+
+    @property
+    def wants_another_look(self) -> bool:
+        """Whether they are locked, and it is time to ask the provider again."""
+        return self.locked is not None and monotonic() - self._checked_at >= self._retry_seconds
+
+    def require_unlocked(self) -> None:
+        """Pass if secrets can be used.
+
+        Raises:
+            KeyMissing, KeyMismatch, KeyUnavailable: they cannot; the message says what to do.
+        """
+        if self.locked is not None:
+            raise type(self.locked)(*self.locked.args)
+
+    def status(self, data_keys: int) -> KeyRingStatus:
+        """What the last check found, for people; `data_keys` is how many are stored."""
+        where, active = self.provider.where, self.provider.active_id
+        if self.locked is not None:
+            message = str(self.locked)
+        elif self._lost:
+            message = f"some data keys are wrapped under the master key {_listed(self._lost)}; add it to {where}"
+        elif self.held:
+            message = f"the master key in {where} is the right one"
+        elif self.known:
+            message = f"all master keys were retired; the next one will be the one in {where}"
+        else:
+            message = f"no secret was stored yet; the master key will be the one in {where}"
+        return KeyRingStatus(
+            state=self.state,
+            reason="" if self.locked is None else type(self.locked).__name__,
+            message=message,
+            complete=self.locked is None and not self._lost,
+            kek_id=active.hex() if active is not None and active in self.known else None,
+            provider=self.provider.name,
+            where=where,
+            data_keys=data_keys,
+        )
+
+    # ---- the active key
+
+    async def active(self, executor: Executor) -> tuple[RegisteredKey, frozenset[bytes]]:
+        """The key to wrap with, made if the database and the provider have none, and what `register` is to know.
+
+        The one place where a key is generated, and only if the database, asked just before, has neither a
+        data key nor a registered master key.
+
+        Raises:
+            KeyMissing, KeyMismatch, KeyUnavailable: locked, or there is no key that is not retired.
+        """
+        if self.provider.active_id not in self.held:
+            await self.check(executor)
+            self.require_unlocked()
+            if not (await self.ask(self.provider.health())).has_key:
+                if self.known:
+                    raise KeyMissing(
+                        f"all master keys of this database were retired, and there is none in {self.provider.where}; "
+                        "make one with: storage keys new"
+                    )
+                self._require_a_key(frozenset(), "")
+                await self.ask(self.provider.generate())
+        known = self.known
+        return await self.ask(self.provider.enrol()), known
+
+    def register(self, key: RegisteredKey, known: frozenset[bytes], *, lock_first: bool) -> Unit[bool]:
+        """Register a key unless it is, and hold all until the transaction ends: none can be retired before.
+
+        Args:
+            key: as `active` or `KeyProvider.add` gave it.
+            known: ids of the master keys that were registered before that.
+            lock_first: on PostgreSQL; on SQLite a unit that writes is alone anyway.
+
+        Returns:
+            False, without effect, if another process has registered a key since, perhaps this very one: check
+            again.
+
+        Raises:
+            KeyMismatch: the key is retired.
+        """
+        rows = yield from execute(sql.MASTER_KEYS_HELD)
+        if key.kek_id not in _ids(rows):
+            if lock_first:
+                yield from execute(sql.REGISTRATION_LOCK)
+                rows = yield from execute(sql.MASTER_KEYS_HELD)
+            if _ids(rows) - known:
+                return False
+            yield from execute(sql.ADD_MASTER_KEY, kek_id=key.kek_id, check_value=key.check_value, created_at=now())
+        elif any(kek_id == key.kek_id and retired_at is not None for kek_id, retired_at in rows):
+            raise KeyMismatch(
+                f"the master key {key.kek_id.hex()} in {self.provider.where} was retired; put its successor before it"
+            )
+        return True
+
+    def registered(self, key: RegisteredKey) -> None:
+        """Take note that a transaction has registered the key, or found it registered, and was committed."""
+        self.held |= {key.kek_id}
+        self.known |= {key.kek_id}
+
+    # ---- data keys
+
+    async def wrap(self, kek_id: bytes, user_id: str, key: DataKey) -> bytes:
+        """A user's data key wrapped under a master key, for table data_key.
+
+        Raises:
+            KeyMissing, KeyUnavailable: the master key is not held, or out of reach.
+        """
+        return await self.ask(self.provider.wrap(kek_id, key.reveal(), wrap_context(user_id, key.id, kek_id)))
+
+    async def unwrap(self, kek_id: bytes, user_id: str, row_id: uuid.UUID, wrapped: bytes) -> DataKey:
+        """A data key as stored in table data_key.
+
+        Raises:
+            KeyMissing, KeyUnavailable: the master key is not held, or out of reach.
+            Tampered: altered, or moved from another user or row.
+        """
+        self.require_unlocked()
+        if kek_id not in self.held:
+            raise KeyMissing(
+                f"the data key {row_id} of {user_id!r} is wrapped under the master key "
+                f"{kek_id.hex()}, which is not in {self.provider.where}; add that key there"
+            )
+        bound = wrap_context(user_id, row_id.bytes, kek_id)
+        return DataKey(row_id.bytes, await self.ask(self.provider.unwrap(kek_id, wrapped, bound)))
+
+    async def key_set(self, user_id: str, rows: list[Row]) -> KeySet:
+        """The data keys of a user from rows of (id, kek_id, wrapped, state); what does not open breaks only itself."""
+        keys: dict[bytes, DataKey] = {}
+        failures: dict[bytes, EncryptionError] = {}
+        active: bytes | None = None
+        for row_id, kek_id, wrapped, state in rows:
+            if state == sql.ACTIVE:
+                active = row_id.bytes
+            try:
+                keys[row_id.bytes] = await self.unwrap(kek_id, user_id, row_id, wrapped)
+            except EncryptionError as error:
+                failures[row_id.bytes] = error
+        return KeySet(user_id, keys, active, failures)
+
+    async def ask(self, answer: Awaitable[T]) -> T:
+        """An answer of the provider.
+
+        Raises:
+            KeyUnavailable: it took longer than `provider_seconds`, or the way to the provider failed.
+        """
+        try:
+            async with asyncio.timeout(self._provider_seconds):
+                return await answer
+        except TimeoutError as error:
+            raise KeyUnavailable(
+                f"{self.provider.where} did not answer within {self._provider_seconds:g} s; try again"
+            ) from error
+        except OSError as error:
+            raise KeyUnavailable(f"{self.provider.where} cannot be reached: {error}") from error
+
+    def __repr__(self) -> str:
+        return f"MasterKeys({self.state}, {self.provider!r})"
+
+
+def wrap_context(user_id: str, key_id: bytes, kek_id: bytes) -> bytes:
+    """What a wrapped data key is bound to. Only the last part varies in length, so none runs into another."""
+    return _WRAP_LABEL + kek_id + key_id + user_id.encode()
+
+
+def _registered(row: Row) -> RegisteredKey:
+    return RegisteredKey(row[0], row[1], retired=row[2] is not None)
+
+
+def _listed(ids: frozenset[bytes]) -> str:
+    return ", ".join(sorted(kek_id.hex() for kek_id in ids))
+
+
+def _ids(rows: list[Row]) -> frozenset[bytes]:
+    return frozenset(row[0] for row in rows)

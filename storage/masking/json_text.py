@@ -1,0 +1,98 @@
+r"""Masking inside text that may be JSON: strings are looked at as what they stand for, and JSON stays JSON.
+
+Replacing in the text as it is would be wrong both ways: in `"\nabcdefgh"` there is no `nabcdefgh`, and a number that
+contains a secret cannot become `<secret_hidden>` without quotes. What holds no secret keeps its bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from bisect import bisect_right
+from typing import Final
+
+from storage.masking.scanner import HIDDEN, Scanner, Span, replaced
+
+_TOKEN: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|-?[0-9][0-9.eE+-]*', re.DOTALL)
+_BEGINNINGS: Final = (b"{", b"[", b'"')
+
+# Where the forms of a secret would not match, and only decoding finds it: printable ASCII and line breaks that need not
+# be escaped like this, and JSON inside JSON inside JSON.
+_NEEDLESS_ESCAPE: Final = re.compile(rb"\\u00(?:[2-7]|0[9aAdD])")
+_THIRD_LEVEL: Final = b"\\" * 4
+
+_QUOTED: Final = b'"' + HIDDEN + b'"'
+
+
+def masked(scanner: Scanner, data: bytes) -> bytes:
+    """The text, in UTF-8 or not, with every secret replaced; JSON, and lines of JSON, stay that."""
+    spans = scanner.spans(data)
+    if not spans and not _must_be_decoded(data):
+        return data
+    if _is_json(data):
+        return _in_json(scanner, data)
+    lines = data.splitlines(keepends=True)
+    if len(lines) > 1 and all(_is_json(line) for line in lines if line.strip()):
+        return b"".join(_in_json(scanner, line) for line in lines)
+    return replaced(data, spans)
+
+
+def _must_be_decoded(data: bytes) -> bool:
+    return _THIRD_LEVEL in data or (b"\\u00" in data and _NEEDLESS_ESCAPE.search(data) is not None)
+
+
+def _is_json(data: bytes) -> bool:
+    """Whether it is a whole JSON document of the kinds that have strings."""
+    if not data.lstrip()[:1].startswith(_BEGINNINGS):
+        return False
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _in_json(scanner: Scanner, data: bytes) -> bytes:
+    def token(match: re.Match[bytes]) -> bytes:
+        literal = match.group()
+        if not literal.startswith(b'"'):
+            return _QUOTED if scanner.finds_numbers and scanner.spans(literal) else literal
+        return _string(scanner, literal) if scanner.spans(literal) or _must_be_decoded(literal) else literal
+
+    result = _TOKEN.sub(token, data)
+    across = _across(result, scanner.spans(result))
+    if not across:
+        return result
+    for replacement in (_QUOTED, HIDDEN):
+        tried = replaced(result, across, replacement)
+        if _is_json(tried):
+            return tried
+    # Where a secret is a piece of the document's structure, the rest of it is kept as one text.
+    return json.dumps(replaced(result, across).decode("utf-8", "replace")).encode()
+
+
+def _string(scanner: Scanner, literal: bytes) -> bytes:
+    """A JSON string, looked at as the text that it stands for, which may be JSON again."""
+    plain = json.loads(literal).encode("utf-8", "surrogatepass")
+    hidden = masked(scanner, plain)
+    if hidden == plain:
+        return literal
+    text = hidden.decode("utf-8", "surrogatepass")
+    try:
+        return json.dumps(text, ensure_ascii=literal.isascii()).encode()
+    except UnicodeEncodeError:  # a lone surrogate, which was escaped
+        return json.dumps(text).encode()
+
+
+def _across(data: bytes, spans: list[Span]) -> list[Span]:
+    """The spans that are not inside of one string: what is inside was looked at as text, and is none."""
+    if not spans:
+        return []
+    strings = [match.span() for match in _TOKEN.finditer(data) if match.group().startswith(b'"')]
+    starts = [start for start, _ in strings]
+
+    def inside(span: Span) -> bool:
+        nearest = bisect_right(starts, span[0] - 1) - 1
+        return nearest >= 0 and span[1] < strings[nearest][1]
+
+    return [span for span in spans if not inside(span)]
