@@ -1,6 +1,6 @@
 """Without the right master key everything works but secrets, nothing is lost or replaced, and the key alone mends it.
 
-The key is missing, wrong, or there but unusable; each has its own error.
+The key is missing, wrong, or where it is kept cannot be reached; each has its own error.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ import shutil
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import select
 
 from storage import Settings, Storage, StorageConfig, errors
+from storage.encryption.key_file import KeyFile
+from storage.encryption.providers import ProviderHealth
 from storage.encryption.registry import sealed_columns
 from storage.errors import EncryptionError, KeyMismatch, KeyMissing, KeyUnavailable
 from storage.tables import metadata
@@ -33,6 +35,24 @@ REASONS: dict[str, type[EncryptionError]] = {
 }
 
 
+class DistantKeys(KeyFile):
+    """A key file on a machine that can be down, as a key service can: its network fails, as the network does."""
+
+    @classmethod
+    def get_instance(cls, config: Any) -> Self:
+        return cls(config.master_key_file)
+
+    async def health(self) -> ProviderHealth:
+        if down(self.path).exists():
+            raise ConnectionRefusedError("connection refused")
+        return await super().health()
+
+
+def down(path: Path) -> Path:
+    """The file whose presence means that the machine with the key file `path` is down."""
+    return path.parent.with_suffix(".down")
+
+
 @dataclass
 class KeyOnDisk:
     """The master key's file, to be taken away and put back."""
@@ -40,6 +60,7 @@ class KeyOnDisk:
     path: Path
 
     def restore(self) -> None:
+        down(self.path).unlink(missing_ok=True)
         self.path.parent.mkdir(mode=0o700, exist_ok=True)
         self.path.unlink(missing_ok=True)
         self.path.touch(0o600)
@@ -51,7 +72,7 @@ class KeyOnDisk:
         elif reason == "wrong":
             self.path.write_text(OTHER_KEY.get_secret_value())
         else:
-            self.path.chmod(0o644)  # readable by others: refused, as ssh refuses such a key
+            down(self.path).touch()
 
 
 @dataclass
@@ -93,9 +114,14 @@ def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     else:
         server = request.getfixturevalue("postgres_server")
         url = server.create_database(template=request.getfixturevalue("postgres_template"))
-    yield asyncio.run(_fill(configured(url, folder, master_key=None, master_key_file=key.path)))
+    yield asyncio.run(_fill(configured(url, folder, **distant(key.path))))
     if server is not None:
         server.drop_database(url)
+
+
+def distant(path: Path) -> dict[str, Any]:
+    """The configuration of where the key is."""
+    return {"master_key": None, "master_key_file": path, "key_provider": f"{__name__}.DistantKeys"}
 
 
 async def _fill(config: StorageConfig) -> Filled:
@@ -121,7 +147,7 @@ def config(request: pytest.FixtureRequest, filled: Filled, tmp_path: Path, key: 
     else:
         server = request.getfixturevalue("postgres_server")
         url = server.create_database(template=database_name(filled.url))
-    yield configured(url, tmp_path, master_key=None, master_key_file=key.path)
+    yield configured(url, tmp_path, **distant(key.path))
     if server is not None:
         server.drop_database(url)
 
@@ -275,7 +301,7 @@ async def test_the_status_says_what_is_wrong_and_what_to_do(locked: Locked) -> N
     (problem,) = status.problems
     assert problem.code == "keys"
     assert str(locked.key.path) in problem.message + problem.remedy
-    hint = {KeyMissing: "Put it back", KeyMismatch: "Configure that key again", KeyUnavailable: "chmod 600"}
+    hint = {KeyMissing: "Put it back", KeyMismatch: "Configure that key again", KeyUnavailable: "cannot be reached"}
     assert hint[locked.error] in problem.message
     assert status.counts["custom_secrets"] == 2
 

@@ -20,8 +20,8 @@ from storage.encryption.keyring import KeyRing
 from storage.errors import ConfigurationError, EncryptionError, InvalidInput, KeyMismatch, KeyMissing, Tampered
 from storage.settings.model import Settings
 from storage.settings.sql import SQLSettingsStore
-from storage.settings.table import SEALED
 from storage.settings.store import SettingsStore
+from storage.settings.table import SEALED
 from storage.testing.settings import EVERY_FIELD, SECRETS
 from tests.databases import Query
 
