@@ -25,7 +25,7 @@ from storage.database.change import Change
 from storage.database.statement import Row
 from storage.database.types import checked_text
 from storage.database.unit import Executor, T, Unit, execute, execute_many
-from storage.encryption.keyring import KeyRing
+from storage.encryption.keyring import KeyRing, hold_key_of
 from storage.encryption.keyset import KeySet
 from storage.errors import (
     ConversationNotFound,
@@ -86,7 +86,13 @@ class SQLConversationStore(ConversationStore):
         bound = self._bind(metadata)
 
         def save(keys: KeySet | None) -> Unit[None]:
-            rows = yield from execute(sql.SAVE, **bound.sealed_with(keys))
+            # Sealed fields that this model does not know were read some time ago. Those in the row are as good or
+            # newer: a rotation may have sealed them again, and deleted the key of those that were read.
+            held = bound.sealed is None or (yield from hold_key_of(self._user_id, bound.sealed))
+            statement = sql.SAVE if bound.sealed is None else sql.SAVE_BUT_SEALED
+            rows = yield from execute(statement, **bound.sealed_with(keys))
+            if rows and rows[0][0] == 1 and not held:
+                raise _outlived(metadata.conversation_id)
             if not rows:
                 raise IdentifierTaken(
                     f"the conversation id {metadata.conversation_id!r} cannot be used; choose another one"
@@ -105,6 +111,9 @@ class SQLConversationStore(ConversationStore):
             taken = yield from execute(sql.TAKEN, user_id=self._user_id, conversation_ids=ids)
             outcomes = _outcomes(rows, {row[CONVERSATION_ID]: row for row in known}, {row[0] for row in taken})
             created = [row for row, outcome in zip(rows, outcomes, strict=True) if outcome is SaveOutcome.CREATED]
+            for row in created:
+                if row.sealed is not None and not (yield from hold_key_of(self._user_id, row.sealed)):
+                    raise _outlived(row.parameters["conversation_id"])
             yield from execute_many(sql.INSERT, [row.sealed_with(keys) for row in created])
             yield from outbox.record_all([self._saved(row.parameters["conversation_id"], 1) for row in created])
             return outcomes
@@ -330,6 +339,14 @@ def _outcomes(rows: list[BoundRow], known: dict[str, Row], taken: set[str]) -> l
             outcome = SaveOutcome.CREATED
         outcomes.append(outcome)
     return outcomes
+
+
+def _outlived(conversation_id: str) -> KeyMissing:
+    return KeyMissing(
+        f"the secret fields of the conversation {conversation_id!r} were sealed under a data key that was replaced"
+        " since, and the conversation was deleted; nothing was stored. Make a new ConversationMetadata, and set them"
+        " again"
+    )
 
 
 def _not_found(conversation_id: str) -> ConversationNotFound:

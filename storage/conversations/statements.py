@@ -35,17 +35,22 @@ TAKEN: Final = Statement(
     "conversation.taken", select(table.c.conversation_id).where(MANY, table.c.user_id != bindparam("user_id"))
 )
 
-SAVE: Final = Statement(
-    "conversation.save",
-    upsert(
+
+def _save(*kept: str) -> Any:
+    fixed = {"user_id", "conversation_id", "version", *kept}
+    return upsert(
         table,
         conflict=["conversation_id"],
-        update=[name for name in table.c.keys() if name not in ("user_id", "conversation_id", "version")],
+        update=[name for name in table.c.keys() if name not in fixed],
         expressions=NEXT_VERSION,
         where=table.c.user_id == excluded(table).user_id,
         returning=["version"],
-    ),
-)
+    )
+
+
+SAVE: Final = Statement("conversation.save", _save())
+SAVE_BUT_SEALED: Final = Statement("conversation.save_but_sealed", _save("sealed_extra"))
+"""The same, but sealed fields that are in the row already stay as they are there."""
 INSERT: Final = Statement(
     "conversation.insert", insert(table).values({name: bindparam(name) for name in table.c.keys()}).inline()
 )

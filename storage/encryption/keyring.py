@@ -149,6 +149,16 @@ class KeyRing:
                 raise
             return await executor.run(lambda: unit(newer))
 
+    async def run_with_keys_read_now(self, executor: Executor, user_id: str, unit: Callable[[Keys], Unit[T]]) -> T:
+        """The same, but not on the word of a cached set: for a unit that gives up what it cannot open.
+
+        Raises:
+            Exception: whatever the unit raises; it is rolled back.
+        """
+        await self.start(executor)
+        self.forget(user_id)
+        return await self.run_with_what_is_held(executor, user_id, unit)
+
     async def _keys_or_why_not(self, executor: Executor, user_id: str) -> Keys:
         try:
             return await self.keys_for(executor, user_id)
@@ -251,6 +261,17 @@ class KeyRing:
 
     def __repr__(self) -> str:
         return f"KeyRing({self.state}, {self.master_keys.provider!r})"
+
+
+def hold_key_of(user_id: str, sealed: bytes) -> Unit[bool]:
+    """Whether the data key that a sealed value names exists; if so, it stays until the transaction ends.
+
+    For whoever stores a value as it is that was not read in the same transaction: a rotation may have sealed it again
+    meanwhile, and deleted the key.
+    """
+    if not is_sealed(sealed):
+        return False
+    return bool((yield from execute(sql.HOLD_KEY, id=uuid.UUID(bytes=data_key_id_of(sealed)), user_id=user_id)))
 
 
 def _holding(keys: KeySet, unit: Callable[[KeySet], Unit[T]]) -> Callable[[], Unit[tuple[T] | None]]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from sqlalchemy import LargeBinary, bindparam, func, literal_column, select, update
 
-from storage.database.expressions import any_of
+from storage.database.expressions import any_of, front_of
 from storage.database.metadata import metadata
 from storage.database.statement import Row, Statement
 from storage.database.unit import Executor
@@ -140,8 +140,7 @@ class SealedRows:
 
     def _fronts(self) -> Any:
         owner = func.coalesce(self._owner, literal_column(f"'{EVERYONE}'")) if self.may_be_nobodys else self._owner
-        front = func.substr(self._sealed, 1, OVERHEAD_BYTES, type_=LargeBinary())
-        return select(owner, front).where(self._sealed.is_not(None))
+        return select(owner, front_of(self._sealed, OVERHEAD_BYTES)).where(self._sealed.is_not(None))
 
     def _held(self) -> Any:
         key = [self._table.c[name] for name in self.key]

@@ -96,6 +96,15 @@ HOLD_ACTIVE: Final = Statement(
 )
 """One row if the key is still the active one; it cannot be deleted until the transaction ends."""
 
+HOLD_KEY: Final = Statement(
+    "data_key.hold",
+    select(literal_column("1"))
+    .select_from(DataKeyTable)
+    .where(_key.id == bindparam("id"), _key.user_id == bindparam("user_id"))
+    .with_for_update(read=True, key_share=True),
+)
+"""One row if the user has the key, active or not; it cannot be deleted until the transaction ends."""
+
 COUNT_DATA_KEYS: Final = Statement("report.data_keys", select(func.count()).select_from(DataKeyTable))
 """How many there are; reads the whole table, as the name tells the test that looks for scans."""
 

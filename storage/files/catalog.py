@@ -115,7 +115,7 @@ class FileCatalog(FileStore):
             content: what.
             media_type: as the path's ending says if None.
             mask_secrets: whether the user's secrets are replaced by `<secret_hidden>` before anything is stored or
-                announced: True, False, or None for what the configuration's `masked_paths` say of the path. JSON remains
+                announced: True, False, or None for what the configuration's `masked_paths` say of the path. JSON stays
                 JSON, but for an async iterable of more than 256 KiB, which is taken for plain text.
 
         Raises:

@@ -18,9 +18,10 @@ from time import monotonic
 from typing import Any, Final, TypeAlias
 from weakref import WeakSet
 
-from sqlalchemy import LargeBinary, bindparam, func, literal_column, select, union_all
+from sqlalchemy import bindparam, literal_column, select, union_all
 
 from storage.database.change import Change
+from storage.database.expressions import front_of
 from storage.database.metadata import metadata
 from storage.database.statement import Statement
 from storage.database.unit import Executor
@@ -228,7 +229,7 @@ def _fronts_of(columns: tuple[SealedColumn, ...]) -> Statement:
     for number, column in enumerate(columns):
         table = metadata.tables[column.table]
         sealed, owner = table.c[column.column], table.c[column.user_id]
-        front = func.substr(sealed, 1, OVERHEAD_BYTES, type_=LargeBinary())
+        front = front_of(sealed, OVERHEAD_BYTES)
         parts.append(
             select(literal_column(str(number)).label("number"), front.label("front")).where(
                 owner == bindparam("owner"), sealed.is_not(None)

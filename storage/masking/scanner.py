@@ -1,8 +1,8 @@
 """The search for many secrets at once, and their replacement in bytes of any length, also in ones that come in pieces.
 
 Aho-Corasick in Rust, because a file of events is searched for a few hundred patterns at every write: for 20 secrets
-(120 patterns) it takes 1/20 of the time of a regular expression and half of pyahocorasick's, for 500 secrets 1/580 and
-3/5; 1 MB takes 5 ms whatever their number.
+(120 patterns) it takes 1/20 of the time of a regular expression, for 500 secrets 1/500, and a half to three quarters of
+pyahocorasick's; 2 KB take 11 microseconds and 1 MB takes 5 ms, whatever their number.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Self
 
 from pydantic import SecretStr
@@ -16,7 +15,6 @@ from pydantic import SecretStr
 from storage.clock import now
 from storage.database.change import Change
 from storage.database.unit import Executor, Unit, execute, execute_many
-from storage.encryption.envelope import SealContext, data_key_id_of, is_sealed
 from storage.encryption.keyring import KeyRing
 from storage.encryption.keyset import Keys, KeySet, state_of
 from storage.encryption.registry import SealedColumn, sealed_columns
@@ -29,19 +27,25 @@ from storage.providers import ProviderType
 from storage.secret_models import Parts, revalidated, secret_bytes, take_apart, together, validated
 from storage.secrets import statements as sql
 from storage.secrets.model import CustomSecret, ProviderToken, SecretInfo, UserSecrets
+from storage.secrets.rows import (
+    Entry,
+    called,
+    column_of,
+    custom_entry,
+    entries,
+    head_of,
+    held_or_raise,
+    is_lost,
+    opened_or_none,
+    refuse_loss,
+    row_of,
+    token_entry,
+)
 from storage.secrets.store import Listing, SecretsStore, checked_custom, checked_token, no_secret
 from storage.secrets.table import SET_SEALED
 from storage.webhooks import outbox
 
 _BY_KIND = ("provider_tokens", "custom_secrets")
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """A token or custom secret on its way to its row; `value` in clear."""
-
-    plain: dict[str, Any]
-    value: str | None = field(repr=False)
 
 
 class SQLSecretsStore(SecretsStore):
@@ -90,9 +94,9 @@ class SQLSecretsStore(SecretsStore):
         failures: list[tuple[str, EncryptionError]] = []
         for row in rows:
             try:
-                opened.append(self._opened(keys, _column_of(row), row))
+                opened.append(self._opened(keys, column_of(row), row))
             except EncryptionError as error:
-                failures.append((_called(row), error))
+                failures.append((called(row), error))
                 opened.append(None)
         if failures:
             names = ", ".join(name for name, _ in failures)
@@ -146,7 +150,7 @@ class SQLSecretsStore(SecretsStore):
         rows = await self._executor.read(kind.find, {"owner": self._user_id, "name": name})
         if not rows:
             raise no_secret(called, name)
-        row = _row(kind, (name, *rows[0]))
+        row = row_of(kind, (name, *rows[0]))
         keys = await self._keys_to_open([row[kind.sealed.column]])
         return row, self._opened(keys, kind.sealed, row)
 
@@ -184,7 +188,7 @@ class SQLSecretsStore(SecretsStore):
             raise InvalidInput(f"secrets must be a UserSecrets object, not {type(secrets).__name__}")
         secrets = revalidated(secrets, "secrets")
         parts = take_apart(secrets, without=_BY_KIND)
-        wanted = _entries(secrets)
+        wanted = entries(secrets)
 
         def unit(keys: Keys) -> Unit[int]:
             head = yield from self._hold_set()
@@ -194,12 +198,12 @@ class SQLSecretsStore(SecretsStore):
                     "them again, and apply the change to what is there now"
                 )
             changes: list[Change] = []
-            _refuse_loss(keys, head["sealed_extra"])
+            refuse_loss(keys, head["sealed_extra"])
             for kind in sql.KINDS:
                 rows = yield from execute(kind.hold_all, owner=self._user_id)
-                there = {row[0]: _row(kind, row) for row in rows}
+                there = {row[0]: row_of(kind, row) for row in rows}
                 for row in there.values():
-                    _refuse_loss(keys, row[kind.sealed.column])
+                    refuse_loss(keys, row[kind.sealed.column])
                 changes += yield from self._replace(keys, kind, there, wanted[kind.name])
             extra = self._extra(keys, head, parts)
             if not changes and head["version"] and all(extra[name] == head[name] for name in extra):
@@ -211,7 +215,7 @@ class SQLSecretsStore(SecretsStore):
         return await self._keyring.run_with_what_is_held(self._executor, self._user_id, unit)
 
     def _replace(
-        self, keys: Keys, kind: sql.Kind, there: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, _Entry]
+        self, keys: Keys, kind: sql.Kind, there: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, Entry]
     ) -> Unit[Sequence[Change]]:
         """Make one table hold exactly what is wanted."""
         gone = sorted(there.keys() - wanted.keys())
@@ -231,10 +235,10 @@ class SQLSecretsStore(SecretsStore):
         before = head["sealed_extra"]
         value = parts.secret or None
         if value is not None and before is not None and isinstance(keys, KeySet):
-            opened = _opened_or_none(keys, context, before)
+            opened = opened_or_none(keys, context, before)
             if opened is not None and json.loads(opened) == value:
                 return {"extra": parts.plain, "sealed_extra": before}
-        sealed = None if value is None else _held(keys).seal(context, secret_bytes("the secret fields", value))
+        sealed = None if value is None else held_or_raise(keys).seal(context, secret_bytes("the secret fields", value))
         return {"extra": parts.plain, "sealed_extra": sealed}
 
     # ---- one by one
@@ -247,10 +251,10 @@ class SQLSecretsStore(SecretsStore):
         user_id: str | None = None,
     ) -> None:
         name, made = checked_token(provider, token, host, user_id)
-        await self._set(sql.TOKEN, str(name), _token_entry(made))
+        await self._set(sql.TOKEN, str(name), token_entry(made))
 
     async def set_custom_secret(self, name: str, value: SecretStr | str, description: str = "") -> None:
-        await self._set(sql.CUSTOM, name, _custom_entry(checked_custom(name, value, description)))
+        await self._set(sql.CUSTOM, name, custom_entry(checked_custom(name, value, description)))
 
     async def delete_provider_token(self, provider: ProviderType | str) -> bool:
         return await self._delete(sql.TOKEN, str(provider))
@@ -258,11 +262,11 @@ class SQLSecretsStore(SecretsStore):
     async def delete_custom_secret(self, name: str) -> bool:
         return await self._delete(sql.CUSTOM, name)
 
-    async def _set(self, kind: sql.Kind, name: str, entry: _Entry) -> None:
+    async def _set(self, kind: sql.Kind, name: str, entry: Entry) -> None:
         def unit(keys: Keys) -> Unit[None]:
             head = yield from self._hold_set()
             rows = yield from execute(kind.hold, owner=self._user_id, name=name)
-            before = _row(kind, (name, *rows[0])) if rows else None
+            before = row_of(kind, (name, *rows[0])) if rows else None
             row = self._planned(keys, kind, before, name, entry)
             if row is None:
                 return
@@ -282,10 +286,36 @@ class SQLSecretsStore(SecretsStore):
             rows = yield from execute(sql.HOLD_SET, owner=self._user_id)
             if not rows or not (yield from execute(kind.delete, owner=self._user_id, name=name)):
                 return False
-            yield from self._finish(_head(rows[0]), [self._deleted(kind, name)])
+            yield from self._finish(head_of(rows[0]), [self._deleted(kind, name)])
             return True
 
         return await self._executor.run(unit)
+
+    async def discard_unreadable(self) -> tuple[str, ...]:
+        def unit(keys: Keys) -> Unit[tuple[str, ...]]:
+            held = held_or_raise(keys)
+            if not (yield from execute(sql.HOLD_SET, owner=self._user_id)):
+                return ()
+            head = yield from self._hold_set()
+            gone: list[str] = []
+            changes: list[Change] = []
+            for kind in sql.KINDS:
+                for values in (yield from execute(kind.hold_all, owner=self._user_id)):
+                    row = row_of(kind, values)
+                    context = kind.sealed.context({"user_id": self._user_id, **row})
+                    if is_lost(held, context, row[kind.sealed.column]):
+                        yield from execute(kind.delete, owner=self._user_id, name=row[kind.key])
+                        gone.append(called({"kind": kind.name, "name": row[kind.key]}))
+                        changes.append(self._deleted(kind, row[kind.key]))
+            extra: dict[str, Any] = {}
+            if is_lost(held, SET_SEALED.context({"user_id": self._user_id}), head["sealed_extra"]):
+                extra["sealed_extra"] = None
+                gone.append(called({"kind": sql.SET}))
+            if gone:
+                yield from self._finish(head, changes, **extra)
+            return tuple(gone)
+
+        return await self._keyring.run_with_keys_read_now(self._executor, self._user_id, unit)
 
     # ---- what both do
 
@@ -304,7 +334,7 @@ class SQLSecretsStore(SecretsStore):
                 updated_at=moment,
             )
             rows = yield from execute(sql.HOLD_SET, owner=self._user_id)
-        return _head(rows[0])
+        return head_of(rows[0])
 
     def _finish(self, head: Mapping[str, Any], changes: Sequence[Change], **columns: Any) -> Unit[int]:
         version = int(head["version"]) + 1
@@ -314,7 +344,7 @@ class SQLSecretsStore(SecretsStore):
         return version
 
     def _planned(
-        self, keys: Keys, kind: sql.Kind, before: Mapping[str, Any] | None, name: str, entry: _Entry
+        self, keys: Keys, kind: sql.Kind, before: Mapping[str, Any] | None, name: str, entry: Entry
     ) -> dict[str, Any] | None:
         """The row to write, None if it is there already. The value keeps its bytes unless it or its place changes."""
         moment = now()
@@ -331,12 +361,12 @@ class SQLSecretsStore(SecretsStore):
         sealed: bytes | None = None if before is None else before[kind.sealed.column]
         if value is None:
             if sealed is not None:
-                _held(keys)  # without the key nobody can tell what would be lost
+                held_or_raise(keys)  # without the key nobody can tell what would be lost
             return None
-        held, context = _held(keys), kind.sealed.context(row)
+        held, context = held_or_raise(keys), kind.sealed.context(row)
         data = secret_bytes(f"{kind.name} {row[kind.key]!r}", value)
         stays = before is not None and sealed is not None and kind.sealed.context({**row, **before}) == context
-        if stays and sealed is not None and _opened_or_none(held, context, sealed) == data:
+        if stays and sealed is not None and opened_or_none(held, context, sealed) == data:
             return sealed
         return held.seal(context, data)
 
@@ -345,62 +375,3 @@ class SQLSecretsStore(SecretsStore):
 
     def _deleted(self, kind: sql.Kind, name: str) -> Change:
         return outbox.change(self._user_id, "secret.deleted", key=name, payload={"kind": kind.name})
-
-
-def _entries(secrets: UserSecrets) -> dict[str, dict[str, _Entry]]:
-    return {
-        sql.TOKEN.name: {str(name): _token_entry(token) for name, token in secrets.provider_tokens.items()},
-        sql.CUSTOM.name: {name: _custom_entry(custom) for name, custom in secrets.custom_secrets.items()},
-    }
-
-
-def _token_entry(token: ProviderToken) -> _Entry:
-    value = None if token.token is None else token.token.get_secret_value()
-    return _Entry({"host": token.host, "provider_user_id": token.user_id}, value)
-
-
-def _custom_entry(custom: CustomSecret) -> _Entry:
-    return _Entry({"description": custom.description}, custom.secret.get_secret_value())
-
-
-def _row(kind: sql.Kind, values: Sequence[Any]) -> dict[str, Any]:
-    return dict(zip((kind.key, "id", *kind.plain, kind.sealed.column), values, strict=True))
-
-
-def _head(values: Sequence[Any]) -> dict[str, Any]:
-    return dict(zip(("version", "extra", "sealed_extra"), values, strict=True))
-
-
-def _opened_or_none(keys: KeySet, context: SealContext, sealed: bytes) -> bytes | None:
-    """The plaintext; None for what cannot be opened, which is then replaced, by name and on purpose."""
-    try:
-        return keys.open(context, sealed)
-    except EncryptionError:
-        return None
-
-
-def _refuse_loss(keys: Keys, sealed: bytes | None) -> None:
-    """Pass if nothing is lost with `sealed`: what only lacks its key can be read once that is back."""
-    if sealed is not None:
-        held = _held(keys)
-        if is_sealed(sealed):
-            held.get(data_key_id_of(sealed))
-
-
-def _held(keys: Keys) -> KeySet:
-    if isinstance(keys, EncryptionError):
-        raise keys
-    return keys
-
-
-def _column_of(row: Mapping[str, Any]) -> SealedColumn:
-    for kind in sql.KINDS:
-        if row["kind"] == kind.name:
-            return kind.sealed
-    return SET_SEALED
-
-
-def _called(row: Mapping[str, Any]) -> str:
-    if row["kind"] == sql.SET:
-        return "the secret fields of the set"
-    return f"{row['kind'].replace('_', ' ')} {row['name']!r}"

@@ -176,6 +176,18 @@ class SecretsStore(ABC):
         """Remove one secret of the user's own; whether there was one."""
         return await self._remove("custom_secrets", name)
 
+    async def discard_unreadable(self) -> tuple[str, ...]:
+        """Delete, on purpose, every secret that cannot be opened; returns what they were called.
+
+        For what is lost for good: afterwards `load` and `store` work again. A store that cannot tell which ones these
+        are raises as `load` does.
+
+        Raises:
+            KeyMissing, KeyMismatch, KeyUnavailable: locked, or a key is out of reach for now; nothing was deleted.
+        """
+        await self.load()
+        return ()
+
     async def masker(self) -> Masker:
         """What replaces every secret of this user in texts, containers and JSON: `masker.mask(value)`.
 

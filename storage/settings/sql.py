@@ -21,7 +21,7 @@ from storage.database.upsert import insert_if_absent
 from storage.encryption.envelope import OVERHEAD_BYTES, SealContext
 from storage.encryption.keyring import KeyRing
 from storage.encryption.keyset import Keys, KeySet, SecretState, state_of
-from storage.errors import EncryptionError, Tampered, VersionConflict
+from storage.errors import EncryptionError, KeyUnavailable, Tampered, VersionConflict
 from storage.extension import open_storage_parts
 from storage.identity import user_key
 from storage.secret_fields import secret_fields
@@ -204,11 +204,15 @@ class SQLSettingsStore(SettingsStore):
         def unit(keys: Keys, *, may_seal: bool) -> Unit[Settings]:
             while True:
                 stored = yield from self._lock(keys)
+                rewritten = named & SEALED.keys()
                 if _REST in stored.failures and named - SEALED.keys():
-                    raise stored.failures[_REST]
+                    # One sealed value holds them all. What was altered is lost; what only lacks its key is not.
+                    if not isinstance(stored.failures[_REST], Tampered):
+                        raise self._unreadable(_REST, stored.failures[_REST])
+                    rewritten |= {_REST}
                 settings = self._settings(stored, changes)
                 written = yield from self._write(
-                    stored, take_apart(settings), keys if may_seal else None, named & SEALED.keys()
+                    stored, take_apart(settings), keys if may_seal else None, rewritten
                 )
                 if written is not None:
                     settings._version = written  # noqa: SLF001 - set by stores only
@@ -222,6 +226,27 @@ class SQLSettingsStore(SettingsStore):
             return await self.load() or settings
         except EncryptionError:
             return settings
+
+    async def discard_unreadable(self) -> tuple[str, ...]:
+        def unit(keys: Keys) -> Unit[tuple[str, ...]]:
+            if isinstance(keys, EncryptionError):
+                raise keys
+            stored = yield from self._lock(keys)
+            for error in stored.failures.values():
+                if isinstance(error, KeyUnavailable):
+                    raise error
+            gone = tuple(sorted(stored.failures))
+            if gone:
+                after = {**stored.row, **dict.fromkeys(gone), "version": stored.version + 1, "updated_at": now()}
+                yield from execute(UPDATE, owner=self._user_id, **after)
+                payload = {"changed": list(gone)}
+                version = after["version"]
+                yield from outbox.record(
+                    self._user_id, "settings.updated", key=EVENT_KEY, version=version, payload=payload
+                )
+            return gone
+
+        return await self._keyring.run_with_keys_read_now(self._executor, self._user_id, unit)
 
     async def _run(self, unit: Callable[..., Unit[T]], *, seals: bool) -> T:
         """Run a unit, with a key to seal with only if it needs one: without, it also works while locked."""

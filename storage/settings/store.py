@@ -85,6 +85,19 @@ class SettingsStore(ABC):
             return changed
         raise Conflict("the settings keep changing; try again")
 
+    async def discard_unreadable(self) -> tuple[str, ...]:
+        """Unset, on purpose, every secret that cannot be opened; returns the names of the fields.
+
+        For what is lost for good: afterwards `load` and `store` work again. Fields that a subclass adds are sealed
+        together, and go together, as `sealed_extra`. A store that cannot tell which ones these are raises as `load`
+        does.
+
+        Raises:
+            KeyMissing, KeyMismatch, KeyUnavailable: locked, or a key is out of reach for now; nothing was unset.
+        """
+        await self.load()
+        return ()
+
     async def load_without_secrets(self) -> Settings | None:
         """The settings with every secret None, whatever the state of the keys; None if never stored.
 

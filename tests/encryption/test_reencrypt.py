@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import bindparam, update
 
+from storage.conversations.sql import SQLConversationStore
 from storage.database import Database
 from storage.encryption import reencrypt as reencrypting
 from storage.encryption.envelope import data_key_id_of
@@ -26,6 +27,7 @@ from tests.encryption.everything_sealed import (
     ALL_VALUES,
     USERS,
     VALUES_OF_A_USER,
+    ConversationWithMore,
     SettingsWithMore,
     change,
     data_keys,
@@ -208,6 +210,30 @@ async def test_a_transaction_that_is_open_across_the_change_of_generations_seals
     assert changed == {"ONE": b"before the change", "TWO": b"after the change"}
 
 
+async def test_a_retired_key_outlives_whoever_is_sealing_under_it(
+    database: Database, other_process: Database, old: MasterKey
+) -> None:
+    if database.dialect == "sqlite":
+        pytest.skip("an open transaction is SQLite's only writer: the change of generations waits for it")
+    ring, other = await started(database, old), await started(other_process, old)
+    await secrets(database, ring).set_custom_secret("ONE", "1")
+    async with other_process.transaction() as transaction:
+        # A row that nobody else can see, under a key that nothing else will name.
+        await secrets(transaction, other).set_custom_secret("TWO", "2")
+        running = in_another_task(rotation(database, ring).reencrypt())
+        while (
+            len(await under(database, ["ada"]) & {key[0] for key in await data_keys(database) if key[3] == "active"})
+            < 1
+        ):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        assert sorted(await states(database)) == ["active", "retired"]
+        assert not running.done()
+    assert (await running).resealed == 2
+    assert await states(database) == ["active"]
+    assert await value_of(database, ring, name="TWO") == "2"
+
+
 async def test_a_run_waits_for_a_transaction_on_sqlite(
     database: Database, other_process: Database, ring: KeyRing, old: MasterKey
 ) -> None:
@@ -262,6 +288,26 @@ async def test_a_unit_that_seals_nothing_is_run_again_with_the_keys_it_lacks(
         await SQLSettingsStore(other_process, "ada", stale).store(Settings(language="it"))
     fresh = await started(database, old)
     await opened(database, fresh)
+
+
+async def test_a_conversation_that_was_read_before_and_is_saved_after_keeps_its_secret(
+    database: Database, ring: KeyRing
+) -> None:
+    plain = SQLConversationStore(database, "ada", ring)
+    with_secret = SQLConversationStore(database, "ada", ring, ConversationWithMore)
+    read_before = await plain.get_metadata("of ada")
+    await rotation(database, ring).reencrypt()
+    read_before.title = "another title"
+    await plain.save_metadata(read_before)
+    found = await with_secret.get_metadata("of ada")
+    assert isinstance(found, ConversationWithMore)
+    assert found.door_code is not None
+    assert (found.title, found.door_code.get_secret_value()) == ("another title", "door code of ada")
+    await plain.delete_metadata("of ada")
+    for save in (plain.save_metadata(read_before), plain.save_many([read_before])):
+        with pytest.raises(KeyMissing, match="was replaced since"):
+            await save
+    assert not await plain.exists("of ada")
 
 
 # ---- what cannot be opened

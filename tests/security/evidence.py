@@ -6,23 +6,30 @@ control cannot be found proves nothing about the secret.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import copy
 import dataclasses
 import gc
 import json
+import logging
 import pickle
 import pprint
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import pytest
 from pydantic import BaseModel, Secret, TypeAdapter
 from pydantic_core import to_jsonable_python
 from rich.pretty import pretty_repr
+
+from storage.encryption.envelope import SealContext
+from storage.encryption.keyset import KeySet
 
 FEWEST_BYTES = 16
 """A form that is shorter would be found by chance."""
@@ -137,6 +144,49 @@ class Evidence:
                     self.add("live objects", repr(thing))
                 except Exception as error:  # noqa: BLE001 - half made: pydantic fills an object before it is one
                     self.add("live objects", repr(error))
+
+
+class _Everything(logging.Handler):
+    """Every record of every logger, as formatted and as it is."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        super().__init__(logging.DEBUG)
+        self.evidence = evidence
+        self.setFormatter(logging.Formatter("%(name)s %(levelname)s %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        kind = "SQL echo" if record.name.startswith("sqlalchemy.engine") else "application logs"
+        self.evidence.add(kind, self.format(record), repr(record.args))
+
+
+@asynccontextmanager
+async def watched(evidence: Evidence, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """All loggers at DEBUG, asyncio's with every callback, and a look at live objects whenever a value is sealed."""
+    handler, root, loop = _Everything(evidence), logging.getLogger(), asyncio.get_running_loop()
+    level, handlers, slow = root.level, list(root.handlers), loop.slow_callback_duration
+    root.handlers[:] = [handler]  # alone: pytest would print ten thousand lines with a failure
+    root.setLevel(logging.DEBUG)
+    echo = logging.getLogger("sqlalchemy")
+    echoed = echo.level
+    echo.setLevel(logging.DEBUG)  # statements and the rows that they return
+    loop.set_debug(True)
+    loop.slow_callback_duration = 0.0
+    seal = KeySet.seal
+
+    def looked_at(self: KeySet, context: SealContext, plaintext: bytes) -> bytes:
+        evidence.add_live_objects()
+        return seal(self, context, plaintext)
+
+    monkeypatch.setattr(KeySet, "seal", looked_at)
+    try:
+        yield
+    finally:
+        monkeypatch.undo()
+        loop.set_debug(False)
+        loop.slow_callback_duration = slow
+        echo.setLevel(echoed)
+        root.setLevel(level)
+        root.handlers[:] = handlers
 
 
 def _bytes(piece: str | bytes) -> bytes:

@@ -7,14 +7,12 @@ secret is found in all of these by the same search.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import logging
 import secrets
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +26,6 @@ from sqlmodel import select
 from storage import Storage, StorageConfig
 from storage.database.migrate import VERSION_TABLE, upgrade
 from storage.database.url import parse_url
-from storage.encryption.envelope import SealContext
-from storage.encryption.keyset import KeySet
 from storage.encryption.registry import sealed_columns
 from storage.errors import UnsealedValue
 from storage.secret_models import MAX_SECRET_BYTES
@@ -47,7 +43,7 @@ from storage.tables import (
 from tests.databases import OTHER_KEY
 from tests.security.conftest import configured
 from tests.security.database_files import PostgresFiles, SQLiteFiles
-from tests.security.evidence import Evidence, forms
+from tests.security.evidence import Evidence, forms, watched
 from tests.security.places import MoreConversation, MoreSecrets, MoreSettings
 from tests.servers.postgres import PostgresServer
 
@@ -82,49 +78,6 @@ def files(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SQLiteFile
 
 
 # ---- the run
-
-
-class _Everything(logging.Handler):
-    """Every record of every logger, as formatted and as it is."""
-
-    def __init__(self, evidence: Evidence) -> None:
-        super().__init__(logging.DEBUG)
-        self.evidence = evidence
-        self.setFormatter(logging.Formatter("%(name)s %(levelname)s %(message)s"))
-
-    def emit(self, record: logging.LogRecord) -> None:
-        kind = "SQL echo" if record.name.startswith("sqlalchemy.engine") else "application logs"
-        self.evidence.add(kind, self.format(record), repr(record.args))
-
-
-@asynccontextmanager
-async def watched(evidence: Evidence, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
-    """All loggers at DEBUG, asyncio's with every callback, and a look at live objects whenever a value is sealed."""
-    handler, root, loop = _Everything(evidence), logging.getLogger(), asyncio.get_running_loop()
-    level, handlers, slow = root.level, list(root.handlers), loop.slow_callback_duration
-    root.handlers[:] = [handler]  # alone: pytest would print ten thousand lines with a failure
-    root.setLevel(logging.DEBUG)
-    echo = logging.getLogger("sqlalchemy")
-    echoed = echo.level
-    echo.setLevel(logging.DEBUG)  # statements and the rows that they return
-    loop.set_debug(True)
-    loop.slow_callback_duration = 0.0
-    seal = KeySet.seal
-
-    def looked_at(self: KeySet, context: SealContext, plaintext: bytes) -> bytes:
-        evidence.add_live_objects()
-        return seal(self, context, plaintext)
-
-    monkeypatch.setattr(KeySet, "seal", looked_at)
-    try:
-        yield
-    finally:
-        monkeypatch.undo()
-        loop.set_debug(False)
-        loop.slow_callback_duration = slow
-        echo.setLevel(echoed)
-        root.setLevel(level)
-        root.handlers[:] = handlers
 
 
 async def use_everything(storage: Storage, evidence: Evidence) -> None:

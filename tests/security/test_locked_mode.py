@@ -10,7 +10,7 @@ import shutil
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -37,10 +37,6 @@ REASONS: dict[str, type[EncryptionError]] = {
 
 class DistantKeys(KeyFile):
     """A key file on a machine that can be down, as a key service can: its network fails, as the network does."""
-
-    @classmethod
-    def get_instance(cls, config: Any) -> Self:
-        return cls(config.master_key_file)
 
     async def health(self) -> ProviderHealth:
         if down(self.path).exists():
