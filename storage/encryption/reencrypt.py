@@ -119,7 +119,15 @@ class _Run:
         if deleted:
             for user_id in user_ids:
                 self.keyring.forget(user_id)
-        self.unreadable.update((unreadable_value(value, error), None) for value, error in failures)
+        # Where the key is gone, perhaps the value is too: someone else was faster. That takes a second look.
+        gone = {
+            value.context.user_id for value, _ in failures if keys[value.context.user_id].lacks_key_of(value.sealed)
+        }
+        if hold_retired is sql.AWAIT_RETIRED:
+            gone = set()
+        for value, why in failures:
+            if value.context.user_id not in gone:
+                self.unreadable[unreadable_value(value, why)] = None
         for user_id, of_user in stuck.items():
             if of_user.active_id is not None:
                 error = of_user.failures[of_user.active_id]
@@ -127,7 +135,7 @@ class _Run:
         # A retired key stays for what cannot be opened. Any other that is still there was held by someone.
         needed = {data_key_id_of(value.sealed) for value, _ in failures if is_sealed(value.sealed)}
         held = {user_id for user_id, ids in remaining.items() if user_id not in stuck and not ids <= needed}
-        return sum(len(value.sealed) for value in values), sorted(missed | held)
+        return sum(len(value.sealed) for value in values), sorted(missed | held | gone)
 
     async def _keys(self, user_ids: Sequence[str]) -> dict[str, KeySet]:
         """The users' keys, read after their values, so that no value is younger than its key."""

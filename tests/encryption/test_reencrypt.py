@@ -14,6 +14,7 @@ from storage.database import Database
 from storage.encryption import reencrypt as reencrypting
 from storage.encryption.envelope import data_key_id_of
 from storage.encryption.generation import begin_generation
+from storage.encryption.key_batches import key_sets
 from storage.encryption.keyring import EVERYONE, KeyRing
 from storage.encryption.local_keys import MasterKey
 from storage.encryption.sealed_rows import sealed_values
@@ -134,13 +135,48 @@ async def test_two_runs_at_once_get_in_each_others_way_but_lose_nothing(
 ) -> None:
     before = await opened(database, ring)
     other = await started(other_process, old)
-    await asyncio.gather(rotation(database, ring).reencrypt(), rotation(other_process, other).reencrypt())
+    both = await asyncio.gather(rotation(database, ring).reencrypt(), rotation(other_process, other).reencrypt())
+    assert [done.unreadable for done in both] == [(), ()]
     assert await opened(database, ring) == before
     while (await rotation(database, ring).reencrypt()).resumed:
         pass
     assert set(await states(database)) == {"active"}
     assert len(await data_keys(database)) == ALL_OWNERS
     assert await opened(other_process, other) == before
+
+
+async def test_what_another_run_has_just_finished_is_not_taken_for_unreadable(
+    database: Database, other_process: Database, ring: KeyRing, old: MasterKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = await started(other_process, old)
+    await begin_generation(database, ring.master_keys)
+    original = key_sets
+    overtaken = False
+
+    async def then_overtaken(executor: Any, masters: Any, user_ids: Any) -> Any:
+        """The keys, read after another run has replaced the values that were read before."""
+        nonlocal overtaken
+        if not overtaken:
+            overtaken = True
+            assert (await rotation(other_process, other).reencrypt()).resumed
+        return await original(executor, masters, user_ids)
+
+    monkeypatch.setattr(reencrypting, "key_sets", then_overtaken)
+    assert (await rotation(database, ring).reencrypt()).unreadable == ()
+    assert overtaken
+
+
+async def test_a_value_whose_data_key_does_not_exist_is_named(database: Database, ring: KeyRing) -> None:
+    one = next(each for each in await sealed_values(database, CUSTOM_SEALED, ["ada"]) if each.context.name == "ONE")
+    await change(
+        database,
+        update(CustomSecretTable).where(_custom.id == bindparam("which")).values(value=bindparam("altered")),
+        which=uuid.UUID(one.context.row_id),
+        altered=one.sealed[:2] + bytes(16) + one.sealed[18:],
+    )
+    done = await rotation(database, ring).reencrypt()
+    assert done.unreadable == (Unreadable("custom_secret", "value", "ada", one.context.row_id, "ONE", "KeyMissing"),)
+    assert set(await states(database)) == {"active"}
 
 
 # ---- with users at work

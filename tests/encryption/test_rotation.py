@@ -10,6 +10,7 @@ from sqlalchemy import bindparam, select, update
 
 from storage.database import Database, Statement
 from storage.encryption.environment import EnvironmentKeys
+from storage.encryption.key_batches import CONCURRENCY
 from storage.encryption.key_file import KeyFile
 from storage.encryption.keyring import EVERYONE, KeyRing
 from storage.encryption.local_keys import MasterKey
@@ -28,6 +29,7 @@ from tests.encryption.everything_sealed import (
     data_keys,
     everything_else,
     fill,
+    fill_many,
     in_another_task,
     new,
     old,
@@ -214,6 +216,37 @@ async def test_a_key_service_that_fails_on_the_way_leaves_everything_open_and_th
     assert 0 < done.moved < ALL_OWNERS
     assert done.moved + done.already == ALL_OWNERS
     assert await opened(database, await started(database, new)) == before
+
+
+class Slow(EnvironmentKeys):
+    """A key service on the network, which counts how many questions are under way at once."""
+
+    def __init__(self, *keys: MasterKey) -> None:
+        super().__init__(as_text(*keys))
+        self.under_way = self.most = 0
+
+    async def wrap(self, kek_id: bytes, plaintext: bytes, associated_data: bytes) -> bytes:
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await asyncio.sleep(0.02)
+        self.under_way -= 1
+        return await super().wrap(kek_id, plaintext, associated_data)
+
+
+async def test_a_slow_key_service_is_asked_several_questions_at_once_but_not_all(
+    database: Database, old: MasterKey, new: MasterKey
+) -> None:
+    ring = await started(database, old)
+    await fill(database, ring, ["ada"])
+    users = [f"user {number}" for number in range(50)]
+    await fill_many(database, ring, users, 1)
+    provider = Slow(new, old)
+    keys = rotation(database, await started(database, provider=provider))
+    assert (await keys.rewrap()).moved == len(users) + 2
+    assert provider.most == CONCURRENCY
+    await keys.reencrypt()
+    assert provider.most == CONCURRENCY
+    assert len(await opened(database, await started(database, new), users)) == len(users)
 
 
 async def test_the_active_master_key_and_one_in_use_are_not_retired(
