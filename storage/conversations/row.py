@@ -7,7 +7,7 @@ subclass is validated, because what it declares beyond the columns is JSON to th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final, Generic, TypeVar
 
@@ -57,8 +57,8 @@ class BoundRow:
     """
 
     parameters: dict[str, Any]
-    secrets: dict[str, Any] | None = None
-    sealed: bytes | None = None
+    secrets: dict[str, Any] | None = field(default=None, repr=False)
+    sealed: bytes | None = field(default=None, repr=False)
 
     def sealed_with(self, keys: KeySet | None) -> dict[str, Any]:
         """The parameters, with the secrets sealed."""

@@ -114,4 +114,6 @@ def _contains_text_sqlite(element: contains_text, compiler: Any, **options: Any)
 
 def front_of(column: ColumnElement[bytes], length: int) -> ColumnElement[bytes]:
     """The first `length` bytes of a sealed column: enough to tell which key it names, however long the value is."""
-    return func.substr(stored_bytes(column), 1, length, type_=LargeBinary())
+    whole = stored_bytes(column)
+    # SQLite's substr makes NULL of an empty blob, which would pass for a secret that was never set.
+    return func.coalesce(func.substr(whole, 1, length), whole, type_=LargeBinary())

@@ -20,7 +20,7 @@ from storage.encryption.keyset import Keys, KeySet
 from storage.encryption.master_keys import MOST_ATTEMPTS, PROVIDER_SECONDS, RETRY_SECONDS, MasterKeys
 from storage.encryption.providers import KeyProvider
 from storage.encryption.status import KeyRingStatus, KeyState
-from storage.errors import EncryptionError, KeyMissing, KeyUnavailable
+from storage.errors import EncryptionError, KeyMissing, KeyUnavailable, Tampered
 
 T = TypeVar("T")
 
@@ -187,7 +187,16 @@ class KeyRing:
             KeyMissing, KeyMismatch, KeyUnavailable: locked.
         """
         wanted = {data_key_id_of(value) for value in sealed if value is not None and is_sealed(value)}
-        return await self._keys(executor, user_id, wanted=wanted)
+        keys = await self._keys(executor, user_id, wanted=wanted)
+        strange = [key_id for key_id in wanted if key_id not in keys and key_id not in keys.failures]
+        moved: dict[bytes, EncryptionError] = {}
+        for key_id in strange:
+            if await executor.read(sql.DATA_KEY_OF_ANOTHER, {"id": uuid.UUID(bytes=key_id), "user_id": user_id}):
+                moved[key_id] = Tampered(
+                    f"a sealed value of {user_id!r} names the data key {key_id.hex()}, which is another user's: it was "
+                    "moved here. Restore the row from a backup, or set the secret again"
+                )
+        return keys.knowing(moved) if moved else keys
 
     async def _keys(
         self, executor: Executor, user_id: str, *, wanted: Collection[bytes] = (), create: bool = False

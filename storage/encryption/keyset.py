@@ -112,6 +112,10 @@ class KeySet:
         self._check(context)
         return open_sealed(self.get(data_key_id_of(sealed)), context, sealed)
 
+    def knowing(self, failures: Mapping[bytes, EncryptionError]) -> KeySet:
+        """The same keys, with further ids that nothing can be opened with, and why."""
+        return KeySet(self.user_id, self._keys, self._active, {**self._failures, **failures})
+
     def lacks_key_of(self, sealed: bytes) -> bool:
         """Whether `sealed` names a data key that the user does not have; not one that could not be unwrapped."""
         if not is_sealed(sealed):

@@ -72,6 +72,14 @@ DATA_KEYS_OF_USER: Final = Statement(
 )
 """(id, kek_id, wrapped, state) of all keys of a user."""
 
+DATA_KEY_OF_ANOTHER: Final = Statement(
+    "data_key.of_another",
+    select(literal_column("1"))
+    .select_from(DataKeyTable)
+    .where(_key.id == bindparam("id"), _key.user_id != bindparam("user_id")),
+)
+"""One row if this data key is another user's."""
+
 ADD_DATA_KEY: Final = Statement(
     "data_key.add",
     insert(DataKeyTable)

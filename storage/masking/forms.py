@@ -18,7 +18,7 @@ import base64
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote, quote_plus
 
@@ -50,7 +50,7 @@ class Form:
         after: 0 or 1; padding may follow.
     """
 
-    data: bytes
+    data: bytes = field(repr=False)
     before: int = 0
     after: int = 0
 

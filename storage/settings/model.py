@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from copy import deepcopy
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NoReturn, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -67,6 +68,15 @@ class MCPConfig(Secret[dict[str, Any]]):
 
     def _display(self) -> str:
         return str(self.masked())
+
+    def __copy__(self) -> Self:
+        return type(self)(self.get_secret_value())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return type(self)(deepcopy(self.get_secret_value(), memo))
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError("an MCPConfig holds secrets and is never pickled: pass get_secret_value() if it may be seen")
 
 
 class Settings(StoredModel):
