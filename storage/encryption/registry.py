@@ -52,13 +52,9 @@ class SealedColumn:
 
         NULL counts as the empty text, anything else as `str()` of it.
         """
-        return SealContext(
-            self.label,
-            _text(row[self.user_id]),
-            _text(row[self.row_id]),
-            _text(row[self.name]) if self.name is not None else "",
-            _text(row[self.destination]) if self.destination is not None else "",
-        )
+        name = _text(row[self.name]) if self.name is not None else ""
+        destination = _text(row[self.destination]) if self.destination is not None else ""
+        return SealContext(self.label, _text(row[self.user_id]), _text(row[self.row_id]), name, destination)
 
 
 def register(column: SealedColumn) -> SealedColumn:
@@ -114,4 +110,6 @@ def unregistered(metadata: MetaData) -> list[str]:
 
 
 def _text(value: Any) -> str:
+    if type(value) is str:
+        return value
     return "" if value is None else str(value)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from pydantic import SecretStr
 
@@ -46,6 +46,7 @@ from storage.secrets.table import SET_SEALED
 from storage.webhooks import outbox
 
 _BY_KIND = ("provider_tokens", "custom_secrets")
+_NAMED: Final = ("user_id", sql.TOKEN.key, *sql.COLUMNS)
 
 
 class SQLSecretsStore(SecretsStore):
@@ -144,7 +145,8 @@ class SQLSecretsStore(SecretsStore):
 
     async def _rows(self, statement: Any) -> Sequence[dict[str, Any]]:
         rows = await self._executor.read(statement, {"owner": self._user_id})
-        return [dict(zip(sql.COLUMNS, row, strict=True)) for row in rows]
+        # With the columns that a value is sealed for, by their tables' names.
+        return [dict(zip(_NAMED, (self._user_id, row[1], *row), strict=True)) for row in rows]
 
     async def _find(self, kind: sql.Kind, name: str, called: str) -> tuple[dict[str, Any], str | None]:
         rows = await self._executor.read(kind.find, {"owner": self._user_id, "name": name})
@@ -152,19 +154,18 @@ class SQLSecretsStore(SecretsStore):
             raise no_secret(called, name)
         row = row_of(kind, (name, *rows[0]))
         keys = await self._keys_to_open([row[kind.sealed.column]])
-        return row, self._opened(keys, kind.sealed, row)
+        return row, self._opened(keys, kind.sealed, {**row, "user_id": self._user_id})
 
     async def _keys_to_open(self, values: Sequence[bytes | None]) -> KeySet | None:
         sealed = [value for value in values if value is not None]
         return await self._keyring.keys_for(self._executor, self._user_id, sealed) if sealed else None
 
     def _opened(self, keys: KeySet | None, column: SealedColumn, row: Mapping[str, Any]) -> str | None:
-        """The value of a row of this user, in clear; the row has its table's column names, or `value`."""
+        """The value of a row of this user, in clear; the row has its table's column names, or `value` for it."""
         sealed = row["value"] if "value" in row else row[column.column]
         if sealed is None or keys is None:
             return None
-        names = {"user_id": self._user_id, "provider": row.get("name"), **row}
-        return keys.open(column.context(names), sealed).decode()
+        return keys.open(column.context(row), sealed).decode()
 
     def _assembled(self, rows: Sequence[Mapping[str, Any]], opened: Sequence[str | None]) -> UserSecrets:
         tokens, customs = {}, {}
