@@ -293,7 +293,8 @@ def _import_boto3() -> Any:
 
 class _NotOfOurThreads(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.threadName or "").startswith(_THREADS)
+        # Filters run on the thread that logs. The record has no thread's name where `logging.logThreads` is off.
+        return not threading.current_thread().name.startswith(_THREADS)
 
 
 _FILTER: Final = _NotOfOurThreads()

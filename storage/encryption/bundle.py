@@ -82,7 +82,7 @@ class KeyDerivation:
 
         Raises:
             InvalidInput: the passphrase is not text that UTF-8 can encode.
-            ConfigurationError: the OpenSSL of this installation has no Argon2id.
+            ConfigurationError: the OpenSSL of this installation has no Argon2id, or there is not enough memory.
         """
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
@@ -100,7 +100,13 @@ class KeyDerivation:
                 "the OpenSSL of this installation has no Argon2id (3.2 is the first with it); install cryptography "
                 "from its wheel"
             ) from None
-        return kdf.derive(_normalised(passphrase).encode())
+        try:
+            return kdf.derive(_normalised(passphrase).encode())
+        except MemoryError:
+            raise ConfigurationError(
+                f"the key bundle needs {self.memory_kib // 1024} MiB of memory, which this process does not get; use a "
+                "machine with more"
+            ) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import stat
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +33,9 @@ _POSIX: Final = os.name == "posix"
 
 _MOST_BYTES: Final = 64 * 1024
 """A file of keys is a few hundred bytes; whatever is larger is some other file."""
+
+_LEFT_BEHIND_SECONDS: Final = 60.0
+"""Age from which on a temporary file is that of a killed process: a living one has it for milliseconds."""
 
 
 class KeyFile(StoredKeys):
@@ -90,6 +95,9 @@ def _read(path: Path) -> str | None:
         # Without O_NONBLOCK, opening a FIFO would wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     except FileNotFoundError:
+        if path.is_symlink():  # the key is somewhere else, perhaps on a volume that is not mounted
+            message = f"the key file {path} is a symbolic link to nothing; bring back what it leads to"
+            raise KeyUnavailable(message) from None
         return None
     except OSError as error:
         raise KeyUnavailable(f"the key file {path} cannot be opened: {error.strerror}") from error
@@ -127,6 +135,7 @@ def _create(path: Path, text: str) -> bool:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(8)}")
     made = False
+    _sweep(path)
     try:
         if path.exists():
             return False
@@ -158,6 +167,7 @@ def _rewrite(path: Path, edit: Callable[[str], str]) -> None:
         ConfigurationError: it holds something else than keys.
     """
     target = Path(os.path.realpath(path))
+    _sweep(path)
     try:
         with exclusive(target if _POSIX else target.with_name(f"{target.name}.lock"), create=not _POSIX):
             old = _read(target)
@@ -166,6 +176,10 @@ def _rewrite(path: Path, edit: Callable[[str], str]) -> None:
             new = edit(old)
             if not set(parse_master_keys(old, str(path))) <= set(parse_master_keys(new, str(path))):
                 raise KeyUnavailable(f"the key file {path} was left as it is: the change would have lost a key")
+            if len(new.encode()) > _MOST_BYTES:
+                raise KeyUnavailable(
+                    f"the key file {path} is full; take out keys that were retired and that no backup needs"
+                )
             # Under the lock nobody else uses this name; what is there was left by a process that was killed.
             temporary = target.with_name(f".{target.name}.new")
             temporary.unlink(missing_ok=True)
@@ -184,6 +198,16 @@ def _rewrite(path: Path, edit: Callable[[str], str]) -> None:
             f"the key file {path} cannot be replaced: {error.strerror}. The file and its folder must be writable "
             "for the one who runs this; the file is as it was"
         ) from error
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed processes left beside the key file, because there are keys in it."""
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9]+\.[0-9a-f]{{16}}")
+    before = time.time() - _LEFT_BEHIND_SECONDS
+    with suppress(OSError):  # whoever writes to the folder next says what is wrong with it
+        for entry in path.parent.iterdir():
+            if ours.fullmatch(entry.name) and entry.lstat().st_mtime < before:
+                entry.unlink(missing_ok=True)
 
 
 def _write_durably(path: Path, content: bytes, like: os.stat_result | None = None) -> None:

@@ -30,7 +30,11 @@ _WRAPPED_BYTES: Final = len(_WRAP_FORMAT) + NONCE_BYTES + KEY_BYTES + TAG_BYTES
 """61. The nonce is random: one data key a user is far from the 2**32 messages that 96 random bits allow."""
 
 _FEWEST_DISTINCT_BYTES: Final = 12
-"""32 random bytes have about 30 distinct values, and fewer than 12 once in 10**14; patterns have few."""
+"""32 random bytes have about 30 distinct values, and fewer than 12 once in 10**14; patterns have few. So it is with the
+31 steps from one byte to the next."""
+
+_AROUND_TEXT: Final = "\0\t\r\n"
+"""What a phrase ends in that went through `echo` or was padded to the length of a key."""
 
 _PUBLISHED: Final = frozenset(
     bytes.fromhex(key)
@@ -56,8 +60,10 @@ class MasterKey:
 
     @classmethod
     def generate(cls) -> MasterKey:
-        """A new key from the operating system's random generator."""
-        return cls(os.urandom(KEY_BYTES))
+        """A new key from the operating system's random generator; never one that `parse_master_keys` would refuse."""
+        while _is_guessable(material := os.urandom(KEY_BYTES)):
+            pass
+        return cls(material)
 
     def encoded(self) -> str:
         """The key as text, base64, as a key file or the environment holds it."""
@@ -162,11 +168,20 @@ def _is_guessable(material: bytes) -> bool:
     steps = {(after - before) % 256 for before, after in pairwise(material)}
     return (
         len(set(material)) < _FEWEST_DISTINCT_BYTES
-        or len(steps) == 1
-        # A passphrase in base64. Random bytes are all printable once in 10**13.
-        or (material.isascii() and material.decode().isprintable())
+        or len(steps) < _FEWEST_DISTINCT_BYTES
+        or any(material[period:] == material[:-period] for period in range(1, KEY_BYTES // 2 + 1))
+        or _is_text(material)
         or material in _PUBLISHED
     )
+
+
+def _is_text(material: bytes) -> bool:
+    """Whether it is a phrase in UTF-8, as random bytes are once in 10**10."""
+    try:
+        text = material.decode()
+    except UnicodeDecodeError:
+        return False
+    return all(character.isprintable() or character in _AROUND_TEXT for character in text)
 
 
 class LocalKeys(KeyProvider):

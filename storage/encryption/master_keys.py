@@ -10,18 +10,20 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Awaitable
+from collections.abc import Set as AbstractSet
 from time import monotonic
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from storage.clock import now
 from storage.database.statement import Row
 from storage.database.unit import Executor, Unit, execute
 from storage.encryption import statements as sql
-from storage.encryption.envelope import DataKey
+from storage.encryption.envelope import KEY_BYTES, KEY_ID_BYTES, DataKey
+from storage.encryption.existing_ciphertext import any_sealed_value
 from storage.encryption.keyset import KeySet
-from storage.encryption.providers import KeyProvider, RegisteredKey
+from storage.encryption.providers import KeyProvider, ProviderHealth, RegisteredKey
 from storage.encryption.status import KeyRingStatus, KeyState
-from storage.errors import ConfigurationError, EncryptionError, KeyMismatch, KeyMissing, KeyUnavailable
+from storage.errors import ConfigurationError, EncryptionError, KeyMismatch, KeyMissing, KeyUnavailable, Tampered
 
 log = logging.getLogger("storage.encryption")
 
@@ -110,10 +112,13 @@ class MasterKeys:
         self.known, self._any_live = _ids(rows), bool(live)
         self.given_up = self.known - live  # until the provider says that it holds them
         where = self.provider.where
-        health = await self.ask(self.provider.health())
+        health = await self._health()
         if not health.has_key:
             self._require_a_key(live, health.detail)
-        held = await self.ask(self.provider.identify(registered)) if rows else frozenset[bytes]()
+        held = frozenset[bytes]()
+        if rows:
+            recognised = self._expected(await self.ask(self.provider.identify(registered)), AbstractSet)
+            held = self.known & recognised
         if live and not live & held:
             raise KeyMismatch(
                 f"the master key in {where} is not the one that this database's secrets were sealed under "
@@ -189,25 +194,37 @@ class MasterKeys:
     async def active(self, executor: Executor) -> tuple[RegisteredKey, frozenset[bytes]]:
         """The key to wrap with, made if the database and the provider have none, and what `register` is to know.
 
+        Looks at both again first: another process may have promoted or retired keys, and a key that is still in
+        memory but no longer in its place would take what is wrapped under it along.
+
         The one place where a key is generated, and only if the database, asked just before, has neither a
-        data key nor a registered master key.
+        data key nor a registered master key, nor a sealed value.
 
         Raises:
-            KeyMissing, KeyMismatch, KeyUnavailable: locked, or there is no key that is not retired.
+            KeyMissing, KeyMismatch, KeyUnavailable: locked, or there is no key that is not retired, or none may be
+                made.
         """
-        if self.provider.active_id not in self.held:
-            await self.check(executor)
-            self.require_unlocked()
-            if not (await self.ask(self.provider.health())).has_key:
-                if self.known:
-                    raise KeyMissing(
-                        f"all master keys of this database were retired, and there is none in {self.provider.where}; "
-                        "make one with: storage keys new"
-                    )
-                self._require_a_key(frozenset(), "")
-                await self.ask(self.provider.generate())
+        await self.check(executor)
+        self.require_unlocked()
+        if self.provider.active_id not in self.held and not (await self._health()).has_key:
+            if self.known:
+                raise KeyMissing(
+                    f"all master keys of this database were retired, and there is none in {self.provider.where}; "
+                    "make one with: storage keys new"
+                )
+            self._require_a_key(frozenset(), "")
+            if await any_sealed_value(executor):
+                raise KeyMismatch(
+                    "the database holds sealed values and knows no key (the tables key_encryption_key and data_key are "
+                    "empty), so none is made over them. Restore those tables from a backup; or give the values up, "
+                    "with: storage keys new. Nothing was changed"
+                )
+            await self.ask(self.provider.generate())
         known = self.known
-        return await self.ask(self.provider.enrol()), known
+        key = self._expected(await self.ask(self.provider.enrol()), RegisteredKey)
+        if len(key.kek_id) != KEY_ID_BYTES or not key.check_value:
+            raise self._defect("named a master key without an id of 16 bytes and a check value")
+        return key, known
 
     def register(self, key: RegisteredKey, known: frozenset[bytes], *, lock_first: bool) -> Unit[bool]:
         """Register a key unless it is, and hold all until the transaction ends: none can be retired before.
@@ -246,12 +263,22 @@ class MasterKeys:
     # ---- data keys
 
     async def wrap(self, kek_id: bytes, user_id: str, key: DataKey) -> bytes:
-        """A user's data key wrapped under a master key, for table data_key.
+        """A user's data key wrapped under a master key, for table data_key; opened once, before anybody relies on it.
+
+        What is returned may replace the only other copy of the data key.
 
         Raises:
-            KeyMissing, KeyUnavailable: the master key is not held, or out of reach.
+            KeyMissing, KeyUnavailable: the master key is not held, out of reach, or not fit to wrap with.
         """
-        return await self.ask(self.provider.wrap(kek_id, key.reveal(), wrap_context(user_id, key.id, kek_id)))
+        bound = wrap_context(user_id, key.id, kek_id)
+        wrapped = self._expected(await self._for_one(self.provider.wrap(kek_id, key.reveal(), bound)), bytes)
+        try:
+            opened = await self._for_one(self.provider.unwrap(kek_id, wrapped, bound))
+        except Tampered:
+            opened = None
+        if opened != key.reveal() or key.reveal() in wrapped:
+            raise self._defect("wrapped a data key in a way that does not open again, or not at all")
+        return wrapped
 
     async def unwrap(self, kek_id: bytes, user_id: str, row_id: uuid.UUID, wrapped: bytes) -> DataKey:
         """A data key as stored in table data_key.
@@ -267,7 +294,13 @@ class MasterKeys:
                 f"{kek_id.hex()}, which is not in {self.provider.where}; add that key there"
             )
         bound = wrap_context(user_id, row_id.bytes, kek_id)
-        return DataKey(row_id.bytes, await self.ask(self.provider.unwrap(kek_id, wrapped, bound)))
+        material = self._expected(await self._for_one(self.provider.unwrap(kek_id, wrapped, bound)), bytes)
+        if len(material) != KEY_BYTES:
+            raise Tampered(
+                f"the data key {row_id} of {user_id!r} has {len(material)} bytes instead of {KEY_BYTES}. Restore its "
+                "row (table data_key) from a backup"
+            )
+        return DataKey(row_id.bytes, material)
 
     async def key_set(self, user_id: str, rows: list[Row]) -> KeySet:
         """The data keys of a user from rows of (id, kek_id, wrapped, state); what does not open breaks only itself."""
@@ -284,10 +317,12 @@ class MasterKeys:
         return KeySet(user_id, keys, active, failures)
 
     async def ask(self, answer: Awaitable[T]) -> T:
-        """An answer of the provider.
+        """An answer of the provider, which may be anybody's.
 
         Raises:
-            KeyUnavailable: it took longer than `provider_seconds`, or the way to the provider failed.
+            EncryptionError, ConfigurationError: as the provider says.
+            KeyUnavailable: it took longer than `provider_seconds`, or the way to the provider failed, or it raised
+                what no provider should.
         """
         try:
             async with asyncio.timeout(self._provider_seconds):
@@ -298,6 +333,34 @@ class MasterKeys:
             ) from error
         except OSError as error:
             raise KeyUnavailable(f"{self.provider.where} cannot be reached: {error}") from error
+        except (EncryptionError, ConfigurationError):
+            raise
+        except Exception as error:  # noqa: BLE001 - plug-ins of any origin
+            # Only the kind of error is told: a message of somebody else's might quote what was to be wrapped.
+            raise self._defect(f"raised {type(error).__name__}") from None
+
+    async def _for_one(self, answer: Awaitable[T]) -> T:
+        """The same for one data key, which must not stop the work on others by an error that is not of encryption."""
+        try:
+            return await self.ask(answer)
+        except ConfigurationError as error:
+            raise KeyUnavailable(str(error)) from None
+
+    async def _health(self) -> ProviderHealth:
+        return self._expected(await self.ask(self.provider.health()), ProviderHealth)
+
+    def _expected(self, answer: T, kind: type[Any]) -> T:
+        """`answer`, if it is of the kind that was asked for; a provider of somebody else's need not be type-checked."""
+        if not isinstance(answer, kind):
+            raise self._defect(f"answered with {type(answer).__name__} instead of {kind.__name__}")
+        return answer
+
+    def _defect(self, deed: str) -> KeyUnavailable:
+        provider = type(self.provider).__name__
+        return KeyUnavailable(
+            f"{self.provider.where} cannot be used: {provider} {deed}. Nothing was changed; mend that class, and prove "
+            "it with storage.testing.key_providers"
+        )
 
     def __repr__(self) -> str:
         return f"MasterKeys({self.state}, {self.provider!r})"

@@ -1,4 +1,4 @@
-"""A database of each kind with the tables of keys in it, and a place for a key file."""
+"""A database of each kind with the tables of keys and of sealed values in it, and a place for a key file."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from storage.database import Database, parse_url
+from storage.encryption.registry import sealed_columns
 from storage.tables import metadata
 
 # Straight from their definitions: the whole migration takes a hundred times as long, and is tested elsewhere.
-TABLES = [metadata.tables[name] for name in ("key_encryption_key", "data_key")]
+SEALED = sorted({column.table for column in sealed_columns()})
+TABLES = [metadata.tables[name] for name in ("key_encryption_key", "data_key", *SEALED)]
 
 
 @pytest.fixture

@@ -65,9 +65,15 @@ async def test_the_context_that_everybody_may_see_has_only_a_hash(kms_server: Mo
             kms.decrypt(CiphertextBlob=wrapped[17:], EncryptionContext=other, KeyId=arn)
 
 
+@pytest.mark.parametrize("names_of_threads", [True, False])
 async def test_boto3s_logs_at_debug_do_not_show_data_keys(
-    kms_server: MotoServer, kms: Any, caplog: pytest.LogCaptureFixture
+    kms_server: MotoServer,
+    kms: Any,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    names_of_threads: bool,
 ) -> None:
+    monkeypatch.setattr(logging, "logThreads", names_of_threads)
     arn = new_key(kms)
     caplog.set_level(logging.DEBUG)
     provider = await started(kms_server, arn)

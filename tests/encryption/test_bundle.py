@@ -240,6 +240,21 @@ def test_a_bundle_does_not_choose_what_the_machine_spends(
 # ---- from one machine to another
 
 
+def test_a_machine_with_too_little_memory_is_told_apart_from_a_wrong_passphrase(
+    sealed: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class TooLarge:
+        def __init__(self, **parameters: Any) -> None:
+            pass
+
+        def derive(self, passphrase: bytes) -> bytes:
+            raise MemoryError
+
+    monkeypatch.setattr("cryptography.hazmat.primitives.kdf.argon2.Argon2id", TooLarge)
+    with pytest.raises(ConfigurationError, match="64 MiB of memory"):
+        open_bundle(sealed, PASSPHRASE)
+
+
 async def test_keys_move_to_another_machine_and_are_recognised_there(tmp_path: Path) -> None:
     here, there = KeyFile(tmp_path / "here.key"), KeyFile(tmp_path / "there.key")
     await here.generate()

@@ -265,6 +265,38 @@ async def test_a_symbolic_link_stays_one(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+async def test_a_symbolic_link_to_nothing_is_not_taken_for_a_missing_key(path: Path, tmp_path: Path) -> None:
+    path.parent.mkdir()
+    path.symlink_to(tmp_path / "not mounted" / "master.key")
+    for call in (KeyFile(path).health, KeyFile(path).generate, KeyFile(path).add):
+        with pytest.raises(KeyUnavailable, match="symbolic link to nothing"):
+            await call()
+
+
+async def test_what_a_killed_process_left_goes_with_the_next_change_and_nothing_else_does(path: Path) -> None:
+    keys = KeyFile(path)
+    await keys.generate()
+    left, young = (path.with_name(f".master.key.{number}.{'0f' * 8}") for number in (1234, 1235))
+    theirs = path.with_name(".master.key.swp")
+    for file in (left, young, theirs):
+        file.write_text(MasterKey.generate().encoded())
+        if file is not young:
+            os.utime(file, (time.time() - 3600,) * 2)
+    await keys.add()
+    assert sorted(path.parent.iterdir()) == sorted([path, young, theirs])
+
+
+async def test_a_file_never_grows_beyond_what_is_read(path: Path) -> None:
+    keys = KeyFile(path)
+    await keys.generate()
+    path.write_text(path.read_text() + "# a note\n" * 7200)
+    before = path.read_text()
+    with pytest.raises(KeyUnavailable, match="is full"):
+        await keys.import_([MasterKey.generate() for _ in range(20)])
+    assert path.read_text() == before
+    assert (await keys.health()).has_key
+
+
 async def test_an_administrator_who_adds_a_key_does_not_lock_out_the_owner(path: Path) -> None:
     write(path, MasterKey.generate().encoded())
     os.chown(path, 65534, 65534)

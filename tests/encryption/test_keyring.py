@@ -7,6 +7,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import traceback
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import bindparam, delete, select, text, update
+from sqlalchemy import bindparam, delete, insert, select, text, update
 
 from storage.clock import now
 from storage.database import Database, Row, Statement, Unit, execute
@@ -26,8 +27,11 @@ from storage.encryption.keyring import KeyRing
 from storage.encryption.keyset import Keys, KeySet
 from storage.encryption.local_keys import MasterKey
 from storage.encryption.master_keys import wrap_context
+from storage.encryption.rewrap import rewrap
+from storage.encryption.rotation import KeyRotation
 from storage.encryption.table import DataKeyTable, KeyEncryptionKeyTable
-from storage.errors import KeyMismatch, KeyMissing, KeyUnavailable, Tampered
+from storage.errors import Conflict, KeyMismatch, KeyMissing, KeyUnavailable, Tampered
+from storage.secrets.table import UserSecretsTable
 
 CONTEXT = SealContext("custom_secret.value/1", "alice", "1", "TOKEN")
 SECRET = b"a secret worth keeping"
@@ -195,6 +199,22 @@ async def test_data_keys_without_a_registered_master_key_lock_the_ring(database:
     assert not key_path.exists()
 
 
+async def test_no_key_is_generated_over_values_whose_keys_were_not_restored(database: Database, key_path: Path) -> None:
+    sealed = await seal(await started(database, environment(MasterKey.generate())), database)
+    await change(database, delete(DataKeyTable))
+    await change(database, delete(KeyEncryptionKeyTable))
+    columns = {"user_id": "alice", "version": 1, "extra": {}, "created_at": now(), "updated_at": now()}
+    await change(database, insert(UserSecretsTable).values(columns | {"sealed_extra": sealed}))
+    ring = await started(database, KeyFile(key_path))
+    with pytest.raises(KeyMismatch, match="none is made over them"):
+        await seal(ring, database)
+    assert not key_path.exists()
+    assert await rows(database) == ([], [])
+    # It is made when a person says so.
+    await KeyRotation(database, ring, ()).new()
+    assert data_key_id_of(await seal(ring, database)) != data_key_id_of(sealed)
+
+
 async def test_a_provider_that_hangs_does_not_hang_the_ring(database: Database) -> None:
     class Hanging(EnvironmentKeys):
         async def health(self) -> Any:
@@ -216,6 +236,64 @@ async def test_a_provider_that_cannot_be_reached_is_unavailable(database: Databa
     ring = await started(database, Down(SecretStr(key.encoded())))
     with pytest.raises(KeyUnavailable, match="Connection refused"):
         ring.require_unlocked()
+
+
+class Odd(EnvironmentKeys):
+    """Breaks one promise of a provider."""
+
+    def __init__(self, key: MasterKey, method: str, answer: Any) -> None:
+        super().__init__(SecretStr(key.encoded()))
+
+        async def broken(*arguments: Any) -> Any:
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        setattr(self, method, broken)
+
+
+ODD_ANSWERS: tuple[object, ...] = (
+    *(RuntimeError("it was s3cr3t"), KeyError("s3cr3t"), MemoryError(), Conflict("s3cr3t")),
+    *(None, "s3cr3t", 7, b"", b"s3cr3t", bytes(32), []),
+)
+
+
+@pytest.mark.parametrize("method", ["health", "identify", "enrol", "wrap", "unwrap"])
+async def test_whatever_a_provider_does_the_ring_has_an_error_of_its_own_and_nothing_changes(
+    database: Database, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    key, successor = MasterKey.generate(), MasterKey.generate()
+    sealed = await seal(await started(database, environment(key)), database)
+    before = await rows(database)
+    for answer in ODD_ANSWERS:
+        ring = await started(database, Odd(key, method, answer))
+        if method in ("health", "identify", "unwrap"):
+            with pytest.raises((KeyUnavailable, Tampered)) as opening:
+                await open_(ring, database, sealed)
+            assert "s3cr3t" not in "".join(traceback.format_exception(opening.value))
+        with pytest.raises(KeyUnavailable) as sealing:
+            await seal(ring, database, "bob")
+        assert "s3cr3t" not in "".join(traceback.format_exception(sealing.value))
+        assert await rows(database) == before
+    assert "s3cr3t" not in caplog.text
+    ring = await started(database, environment(key, successor))
+    assert await open_(ring, database, sealed) == SECRET
+
+
+async def test_a_wrapped_key_that_does_not_open_never_replaces_one_that_does(database: Database) -> None:
+    old, new = MasterKey.generate(), MasterKey.generate()
+
+    class Careless(EnvironmentKeys):
+        async def wrap(self, kek_id: bytes, plaintext: bytes, associated_data: bytes) -> bytes:
+            return await super().wrap(kek_id, plaintext, associated_data + b"?")
+
+    sealed = await seal(await started(database, environment(old)), database)
+    data_keys = (await rows(database))[1]
+    ring = await started(database, Careless(SecretStr(f"{new.encoded()},{old.encoded()}")))
+    with pytest.raises(KeyUnavailable, match="does not open again"):
+        await rewrap(database, ring.master_keys)
+    assert (await rows(database))[1] == data_keys
+    assert await open_(ring, database, sealed) == SECRET
 
 
 # ---- transactions
@@ -500,6 +578,57 @@ async def test_a_new_first_key_wraps_new_data_keys_and_the_old_one_still_opens(d
     late = await started(database, environment(old, new))
     await seal(await started(database, environment(new, old)), database, "carol")
     assert (await late.keys_for(database, "carol")).has_active
+
+
+async def test_a_process_that_runs_through_a_rotation_goes_on_under_the_new_key(
+    database: Database, key_path: Path
+) -> None:
+    running = await started(database, KeyFile(key_path))
+    await seal(running, database)
+    rotation = KeyRotation(database, await started(database, KeyFile(key_path)), ())
+    old = (await rotation.status()).master_keys[0].kek_id
+    new = await rotation.new()
+    await rotation.promote(new)
+    await seal(running, database, "bob")
+    assert {row[1]: row[2].hex() for row in (await rows(database))[1]} == {"alice": old, "bob": new}
+    await rotation.rewrap()
+    await rotation.retire(old)
+    late = await started(database, KeyFile(key_path))
+    for number, ring in enumerate((running, late)):
+        await seal(ring, database, f"user-{number}")
+
+
+async def test_servers_with_either_order_of_keys_run_through_a_rotation(database: Database) -> None:
+    old, new = MasterKey.generate(), MasterKey.generate()
+    running = await started(database, environment(old, new))
+    await seal(running, database)
+    first = (await rows(database))[0][0][0]
+    switched = await started(database, environment(new, old))
+    await asyncio.gather(*(seal(ring, database, f"user-{n}") for n, ring in enumerate([running, switched] * 5)))
+    rotation = KeyRotation(database, switched, ())
+    await rotation.rewrap()
+    await rotation.retire(first.hex())
+    await seal(running, database, "late")
+    assert all(row[2] != first for row in (await rows(database))[1])
+
+
+async def test_nothing_new_is_wrapped_under_a_key_that_is_gone_from_its_place(
+    database: Database, key_path: Path
+) -> None:
+    ring = await started(database, KeyFile(key_path), retry_seconds=0)
+    sealed = await seal(ring, database)
+    before, kept = await rows(database), key_path.read_text()
+    key_path.unlink()
+    with pytest.raises(KeyMissing, match="Put it back"):
+        await seal(ring, database, "bob")
+    key_path.write_text(MasterKey.generate().encoded())
+    key_path.chmod(0o600)
+    with pytest.raises(KeyMismatch):
+        await seal(ring, database, "bob")
+    assert await rows(database) == before
+    key_path.write_text(kept)
+    await seal(ring, database, "bob")
+    assert await open_(ring, database, sealed) == SECRET
 
 
 async def test_a_ring_learns_of_a_key_that_another_process_registered(database: Database) -> None:

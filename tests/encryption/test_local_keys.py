@@ -84,6 +84,12 @@ def test_several_keys_are_read_in_order(separator: str) -> None:
         (encoded(bytes(range(31, -1, -1))), "not random"),
         (encoded(b"0123456789abcdef0123456789abcdef"), "not random"),
         (encoded(b"this is my very secret passphras"), "not random"),
+        (encoded(b"correct horse battery staple 12\n"), "not random"),
+        (encoded(b"my secret password 123".ljust(32, b"\0")), "not random"),
+        (encoded("Vorsätzlich geheimer Schlüssel".encode()), "not random"),
+        (encoded(ONE[:16] * 2), "not random"),
+        (encoded(ONE[:12] * 2 + ONE[:8]), "not random"),
+        (encoded(bytes([*range(16), *range(32, 48)])), "not random"),
         (encoded(hashlib.sha256(b"password").digest()), "not random"),
         (f"{encoded(ONE)},{encoded(bytes(32))}", "not random"),
     ],
@@ -97,6 +103,12 @@ def test_what_is_no_random_key_is_refused_with_a_way_to_make_one(text: str, comp
     for word in text.replace(",", " ").split():
         assert len(word) < 8 or word not in message
     assert caught.value.__cause__ is None
+
+
+def test_a_key_that_would_be_refused_is_never_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = iter([bytes(32), b"correct horse battery staple 12\n", ONE])
+    monkeypatch.setattr("os.urandom", lambda size: next(drawn)[:size])
+    assert MasterKey.generate() == MasterKey(ONE)
 
 
 def test_the_check_value_is_an_hmac_over_the_id() -> None:
