@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, NoReturn
 from urllib.parse import quote
 
@@ -169,6 +169,14 @@ class StorageConfig(BaseSettings):
     @classmethod
     def _separated(cls, value: Any) -> Any:
         return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+    @field_validator("masked_paths")
+    @classmethod
+    def _patterns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in value:
+            if not PurePosixPath(pattern).name:
+                raise ValueError(f"{pattern!r} is no pattern of paths; write one such as 'events/*.json'")
+        return value
 
     @field_validator("key_provider")
     @classmethod

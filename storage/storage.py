@@ -159,7 +159,9 @@ class Storage:
         """Remove a user's data keys, rows and files, for good. See storage.users.delete_user for what that promises."""
         from storage.users import delete_user
 
-        return await delete_user(self.database, self.keyring, self.blobs, user_id)
+        deleted = await delete_user(self.database, self.keyring, self.blobs, user_id)
+        self.maskers.forget(deleted.user_id)
+        return deleted
 
     async def close(self) -> None:
         """Finish what was accepted and let go of everything. Closing twice does nothing."""

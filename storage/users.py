@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Table, bindparam, delete, func, literal_column, select, union_all
+from sqlalchemy import Integer, Table, bindparam, delete, func, literal_column, select, union_all
 
 from storage.database.statement import Statement
 from storage.database.unit import Unit, execute
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 _KEYS: Final = "data_key"
 _FILES: Final = "file"
+_EVENTS: Final = "event"
+_EVENTS_AT_ONCE: Final = 5000
+"""A user may have very many, and SQLite's one writer is not to wait for all of them; so many take some 80 ms."""
 
 
 def owned_tables() -> tuple[Table, ...]:
@@ -72,11 +75,26 @@ _COUNT: Final = {
         f"user.count_{table.name}", select(func.count()).select_from(table).where(table.c.user_id == bindparam("owner"))
     )
     for table in owned_tables()
+    if table.name != _EVENTS
 }
 _DELETE: Final = {
     table.name: Statement(f"user.delete_{table.name}", delete(table).where(table.c.user_id == bindparam("owner")))
     for table in owned_tables()
+    if table.name != _EVENTS
 }
+_events: Final = metadata.tables[_EVENTS]
+_SOME_EVENTS: Final = (
+    select(_events.c.seq)
+    .where(_events.c.user_id == bindparam("owner"))
+    .order_by(_events.c.seq)
+    .limit(bindparam("most", type_=Integer))
+)
+_COUNT_SOME_EVENTS: Final = Statement(
+    "user.count_some_events", select(func.count()).select_from(_SOME_EVENTS.subquery())
+)
+_DELETE_SOME_EVENTS: Final = Statement(
+    "user.delete_some_events", delete(_events).where(_events.c.seq.in_(_SOME_EVENTS))
+)
 _BLOBS: Final = Statement(
     "user.blobs",
     select(metadata.tables[_FILES].c.blob_key).where(metadata.tables[_FILES].c.user_id == bindparam("owner")),
@@ -105,7 +123,10 @@ async def list_users(database: Database) -> list[UserInfo]:
 
 
 async def delete_user(database: Database, keyring: KeyRing, blobs: FileStore, user_id: str | None) -> DeletedUser:
-    """Remove the user's data keys and rows in one transaction, then the blobs of their files.
+    """Remove the user's data keys and rows in one transaction, then the blobs of their files, then their events.
+
+    The events come last and some thousands at a time, so that others can write in between. Interrupted, it leaves
+    events, which list_users still shows, and perhaps blobs that nothing names; running it again removes the events.
 
     With the data keys gone, no copy of the database's present content opens the user's secrets. Copies made before
     (backups, replicas, SQLite's WAL until its next checkpoint, PostgreSQL's until VACUUM and WAL recycling) still hold
@@ -120,7 +141,7 @@ async def delete_user(database: Database, keyring: KeyRing, blobs: FileStore, us
 
     Raises:
         InvalidInput: no acceptable user id.
-        DatabaseError: nothing was removed.
+        DatabaseError: nothing was removed, or all but blobs or events; running it again removes these events.
     """
     owner = user_key(user_id)
 
@@ -140,7 +161,18 @@ async def delete_user(database: Database, keyring: KeyRing, blobs: FileStore, us
     rows, keys = await database.run(unit)
     keyring.forget(owner)
     removed, left = await _remove(blobs, sorted(set(keys)))
+    while number := await database.run(lambda: _some_events(owner)):
+        rows[_EVENTS] = rows.get(_EVENTS, 0) + number
+        if number < _EVENTS_AT_ONCE:
+            break
     return DeletedUser(owner, rows, removed, left)
+
+
+def _some_events(owner: str) -> Unit[int]:
+    ((number,),) = yield from execute(_COUNT_SOME_EVENTS, owner=owner, most=_EVENTS_AT_ONCE)
+    if number:
+        yield from execute(_DELETE_SOME_EVENTS, owner=owner, most=_EVENTS_AT_ONCE)
+    return int(number)
 
 
 async def _remove(blobs: FileStore, keys: Sequence[str]) -> tuple[int, tuple[str, ...]]:

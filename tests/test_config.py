@@ -84,6 +84,8 @@ def test_the_file_is_found_by_the_environment_or_in_the_configuration_folder(
         ("[storage]\ndata_dir = ''\n", "data_dir: .*is empty"),
         ("[storage]\ntransaction_timeout = 'soon'\n", "transaction_timeout: .*number"),
         ("[storage]\nkey_provider = 'keyfile'\n", "key_provider: .*'keyfile' is not a key provider; use one of"),
+        ("[security]\nmasked_paths = ['events/*.json', '']\n", "masked_paths: .*'' is no pattern of paths"),
+        ("[security]\nmasked_paths = ['.']\n", "masked_paths: .*'.' is no pattern of paths"),
         ("[security]\nallow_reveel = false\n", "no setting 'allow_reveel'; did you mean 'allow_reveal'"),
         ("[security]\npostgres_pool_size = 4\n", r"\[security\] has no setting 'postgres_pool_size'"),
         ("[security]\nshortest_masked_secret = 1\n", "shortest_masked_secret: .*greater than or equal to 4"),

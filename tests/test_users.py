@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,16 @@ async def test_the_blobs_of_a_deleted_user_are_gone_and_no_others(storage: Stora
     assert [await storage.blobs.read(entry.path) async for entry in storage.blobs.walk()] == [b"a of bob"]
 
 
+async def test_more_events_than_are_removed_at_once_are_all_removed(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(12):
+        await storage.user("ada").settings.update(language="de" if number % 2 else "en")
+    monkeypatch.setattr("storage.users._EVENTS_AT_ONCE", 5)
+    assert (await storage.delete_user("ada")).rows["event"] == 12
+    assert await storage.list_users() == []
+
+
 async def test_a_deleted_user_may_come_back_with_a_new_key(storage: Storage) -> None:
     ada = storage.user("ada")
     await ada.secrets.set_custom_secret("TOKEN", "value")
@@ -124,6 +136,31 @@ async def test_what_is_restored_of_a_deleted_user_without_the_key_cannot_be_open
         await session.commit()
     with pytest.raises(KeyMissing):
         await ada.secrets.get_custom_secret("TOKEN")
+
+
+async def test_no_sealed_value_of_a_deleted_user_is_left_in_sqlites_file(sqlite_url: str, tmp_path: Path) -> None:
+    file = Path(sqlite_url.removeprefix("sqlite:///"))
+    async with Storage.open(sqlite_url, data_dir=tmp_path, master_key_file=tmp_path / "keys" / "master.key") as storage:
+        ada = storage.user("ada")
+        await ada.secrets.set_custom_secret("SHORT", "value")
+        await ada.secrets.set_custom_secret("LONG", "value" * 5000)  # over several pages
+        tables = metadata.tables
+        async with storage.session(read_only=True) as session:
+            connection = await session.connection()
+            sealed = [*(await connection.execute(select(tables["custom_secret"].c.value))).scalars()]
+            sealed += (await connection.execute(select(tables["data_key"].c.wrapped))).scalars()
+        checkpoint(file)
+        stored = file.read_bytes()
+        assert len(sealed) == 3
+        assert all(value[-24:] in stored for value in sealed)
+        await storage.delete_user("ada")
+        checkpoint(file)
+    assert not any(value[-24:] in file.read_bytes() for value in sealed)
+
+
+def checkpoint(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
 
 
 async def test_another_process_that_has_the_key_in_memory_seals_nothing_under_it(

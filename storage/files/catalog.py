@@ -75,7 +75,8 @@ class FileCatalog(FileStore):
     Given a transaction as executor, its writes belong to that transaction. Reads verify the sha256 that was recorded
     at the write and raise FileCorrupted if a blob is missing or altered; a range of a stream is not verified.
 
-    What is written, copied or moved to a path that the configuration's `masked_paths` name is masked (see `write`).
+    What is written to a path that the configuration's `masked_paths` name is masked (see `write`), and what is copied
+    or moved there from one that they do not name. Between two that they name, bytes stay as they are.
 
     Args:
         executor: a Database or an open Transaction.

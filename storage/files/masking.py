@@ -11,10 +11,10 @@ from typing import Final, Protocol
 
 from storage.files.store import checked_chunk
 from storage.masking.masker import Secrets
+from storage.masking.scanner import IN_THREAD_BYTES
 
 WHOLE_BYTES: Final = 256 * 1024
-"""From here on masking takes longer than a thread hop by far, and would hold up the event loop; and a stream is not
-collected any further, so that it is masked as plain text."""
+"""From here on a stream is not collected any further, so that it is masked as plain text."""
 
 
 class AskSecrets(Protocol):
@@ -31,7 +31,7 @@ class FileMasking:
     Attributes:
         secrets: gives the user's secrets as they are now.
         patterns: paths that end like one of them are masked: matched from the right, segment by segment, as
-            `PurePosixPath.match` does.
+            `PurePosixPath.match` does. One that begins with `/` stands for the whole path.
     """
 
     secrets: AskSecrets
@@ -39,8 +39,8 @@ class FileMasking:
 
     def covers(self, path: str) -> bool:
         """Whether a file at this path, in normal form, is masked unless its writer says otherwise."""
-        pure = PurePosixPath(path)
-        return any(map(pure.match, self.patterns))
+        ending, whole = PurePosixPath(path), PurePosixPath("/", path)
+        return any((whole if pattern.startswith("/") else ending).match(pattern) for pattern in self.patterns)
 
     async def for_write(self, paths: Iterable[str], *, wanted: bool | None) -> Secrets | None:
         """What to mask at a write of these paths with `mask_secrets=wanted`; None if nothing. Only then it reads.
@@ -61,7 +61,11 @@ async def masked(secrets: Secrets | None, content: bytes | AsyncIterable[bytes])
         return content
     if not isinstance(content, bytes):
         return _masked_stream(secrets, content)
-    if len(content) < WHOLE_BYTES:
+    return await _whole(secrets, content)
+
+
+async def _whole(secrets: Secrets, content: bytes) -> bytes:
+    if len(content) < IN_THREAD_BYTES:
         return secrets.masked(content)
     return await asyncio.to_thread(secrets.masked, content)
 
@@ -75,7 +79,7 @@ async def _masked_stream(secrets: Secrets, content: AsyncIterable[bytes]) -> Asy
         if size >= WHOLE_BYTES:
             break
     else:
-        yield secrets.masked(b"".join(held))
+        yield await _whole(secrets, b"".join(held))
         return
     async with aclosing(secrets.scanner.stream(_chained(held, pieces))) as chunks:
         async for chunk in chunks:

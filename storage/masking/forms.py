@@ -6,8 +6,9 @@ The forms of a text, each in UTF-8:
 - plain;
 - as part of a JSON string, also of one inside another: with and without non-ASCII characters escaped, hexadecimal
   digits in either case, `/` as `\/` (PHP), and `<`, `>`, `&` escaped (Go);
-- as Python's `repr()` and `ascii()` show a str, and `repr()` its bytes;
-- URL-encoded, as a path, a component and a form field, hexadecimal digits in either case;
+- as Python's `repr()` and `ascii()` show a str, and `repr()` its bytes, with either quote around it;
+- URL-encoded, as a path, a component and a form field, and as browsers and Python's requests do it, hexadecimal digits
+  in either case;
 - base64 (RFC 4648, both alphabets) at each of the three alignments that what stands before it may cause, also of the
   JSON forms, and also URL-encoded or with `\/`.
 """
@@ -27,6 +28,12 @@ _SAFE: Final = (
     "/",  # Python's quote()
     "!'()*",  # JavaScript's encodeURIComponent
     "!'()*;/?:@&=+$,#",  # JavaScript's encodeURI
+    "!#$%&'()*+,/:;=?@[]",  # requests
+    "!$%&()*+,/:;=?@[\\]^`{|}",  # the URL standard (browsers, Node, Rust), in a query
+    "!$%&'()*+,/:;=?@[\\]^`{|}",  # and in one of another scheme than http
+    "!$%&'()*+,/:;=@[\\]^|",  # in a path
+    "!$%&'()*+,/:;=@[\\]|",  # in a path, as of late
+    "!$%&'()*+,",  # as a user or password
 )
 """Characters, beyond the unreserved ones, that URL encoders leave alone."""
 
@@ -92,7 +99,10 @@ def _upper_hex(escape: re.Match[str]) -> str:
 
 
 def _escaped_once(text: str) -> set[str]:
-    return {*_in_json(text), repr(text)[1:-1], ascii(text)[1:-1], repr(_utf8(text))[2:-1]}
+    shown = {repr(text)[1:-1], ascii(text)[1:-1], repr(_utf8(text))[2:-1]}
+    if '"' not in text:  # then `'` is escaped if there is a `"` somewhere else in what is shown
+        shown |= {each.replace("'", r"\'") for each in shown}
+    return {*_in_json(text), *shown}
 
 
 def _escaped_again(texts: Iterable[str]) -> Iterator[str]:
@@ -104,6 +114,8 @@ def _escaped_again(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _in_urls(text: str) -> set[str]:
+    if quote(text, safe="", errors="surrogatepass") == text:
+        return {text}
     form_field = quote_plus(text, safe="*", errors="surrogatepass")
     found = {quote(text, safe=safe, errors="surrogatepass") for safe in _SAFE}
     found |= {form_field, form_field.replace("~", "%7E"), quote_plus(text, errors="surrogatepass")}

@@ -9,17 +9,21 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_right
+from itertools import accumulate
 from typing import Final
 
 from storage.masking.scanner import HIDDEN, Scanner, Span, replaced
 
 _TOKEN: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|-?[0-9][0-9.eE+-]*', re.DOTALL)
 _BEGINNINGS: Final = (b"{", b"[", b'"')
+_MARK: Final = b"\xef\xbb\xbf"  # UTF-8's byte order mark
 
-# Where the forms of a secret would not match, and only decoding finds it: printable ASCII and line breaks that need not
-# be escaped like this, and JSON inside JSON inside JSON.
-_NEEDLESS_ESCAPE: Final = re.compile(rb"\\u00(?:[2-7]|0[9aAdD])")
-_THIRD_LEVEL: Final = b"\\" * 4
+# Where the forms of a secret may not match, and only decoding finds it: characters escaped by number, which may or may
+# not be escaped so and some in a text but not others; slashes likewise; and JSON inside JSON inside JSON.
+_DECODED: Final = (rb"\u", rb"\/", b"\\" * 4)
+
+# Integers of any length are JSON; int() refuses those of more than 4,300 digits.
+_DECODER: Final = json.JSONDecoder(parse_int=len, parse_float=len)
 
 _QUOTED: Final = b'"' + HIDDEN + b'"'
 
@@ -30,34 +34,38 @@ def masked(scanner: Scanner, data: bytes) -> bytes:
     if not spans and not _must_be_decoded(data):
         return data
     if _is_json(data):
-        return _in_json(scanner, data)
+        return _in_json(scanner, data, spans)
     lines = data.splitlines(keepends=True)
     if len(lines) > 1 and all(_is_json(line) for line in lines if line.strip()):
-        return b"".join(_in_json(scanner, line) for line in lines)
+        return _in_lines(scanner, lines)
     return replaced(data, spans)
 
 
 def _must_be_decoded(data: bytes) -> bool:
-    return _THIRD_LEVEL in data or (b"\\u00" in data and _NEEDLESS_ESCAPE.search(data) is not None)
+    return b"\\" in data and any(each in data for each in _DECODED)
 
 
 def _is_json(data: bytes) -> bool:
-    """Whether it is a whole JSON document of the kinds that have strings."""
-    if not data.lstrip()[:1].startswith(_BEGINNINGS):
+    """Whether it is a whole JSON document, in UTF-8, of the kinds that have strings."""
+    if not data.removeprefix(_MARK).lstrip()[:1].startswith(_BEGINNINGS):
         return False
     try:
-        json.loads(data)
+        _DECODER.decode(data.removeprefix(_MARK).decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
         return False
     return True
 
 
-def _in_json(scanner: Scanner, data: bytes) -> bytes:
+def _in_json(scanner: Scanner, data: bytes, spans: list[Span]) -> bytes:
+    starts = [start for start, _ in spans]
+
     def token(match: re.Match[bytes]) -> bytes:
         literal = match.group()
+        nearest = bisect_right(starts, match.end() - 1) - 1
+        touched = nearest >= 0 and spans[nearest][1] > match.start()
         if not literal.startswith(b'"'):
-            return _QUOTED if scanner.finds_numbers and scanner.spans(literal) else literal
-        return _string(scanner, literal) if scanner.spans(literal) or _must_be_decoded(literal) else literal
+            return _QUOTED if touched and scanner.finds_numbers and scanner.spans(literal) else literal
+        return _string(scanner, literal) if touched or _must_be_decoded(literal) else literal
 
     result = _TOKEN.sub(token, data)
     across = _across(result, scanner.spans(result))
@@ -67,13 +75,25 @@ def _in_json(scanner: Scanner, data: bytes) -> bytes:
         tried = replaced(result, across, replacement)
         if _is_json(tried):
             return tried
-    # Where a secret is a piece of the document's structure, the rest of it is kept as one text.
-    return json.dumps(replaced(result, across).decode("utf-8", "replace")).encode()
+    return _as_one_text(replaced(result, across))
+
+
+def _in_lines(scanner: Scanner, lines: list[bytes]) -> bytes:
+    found = [_in_json(scanner, line, scanner.spans(line)) for line in lines]
+    result = b"".join(found)
+    ends = list(accumulate(map(len, found)))
+    across = [(start, end) for start, end in scanner.spans(result) if end > ends[bisect_right(ends, start)]]
+    return _as_one_text(replaced(result, across)) if across else result
+
+
+def _as_one_text(data: bytes) -> bytes:
+    """Where a secret is a piece of a document's structure, the rest of it is kept as one text."""
+    return json.dumps(data.decode("utf-8", "replace")).encode()
 
 
 def _string(scanner: Scanner, literal: bytes) -> bytes:
     """A JSON string, looked at as the text that it stands for, which may be JSON again."""
-    plain = json.loads(literal).encode("utf-8", "surrogatepass")
+    plain = _DECODER.decode(literal.decode("utf-8", "surrogatepass")).encode("utf-8", "surrogatepass")
     hidden = masked(scanner, plain)
     if hidden == plain:
         return literal

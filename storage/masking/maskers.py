@@ -11,7 +11,7 @@ import asyncio
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from time import monotonic
@@ -35,14 +35,17 @@ from storage.masking.masker import SHORTEST, Masker, Secrets, SecretValue, prepa
 log = logging.getLogger(__name__)
 
 CACHED_USERS: Final = 128
-"""Users whose secrets are kept ready; a few hundred kilobytes each at most."""
+"""Users whose secrets are kept ready: 0.2 MB for 20 secrets, 2 MB for 500."""
+
+CACHED_BYTES: Final = 256 * 1024 * 1024
+"""Roughly how much memory these may take together: some users have thousands of secrets, or very long ones."""
 
 TRUSTED_SECONDS: Final = 5.0
 """How long what nobody announces is not asked for again: the secrets of a store that replaces ours, and whether a
 secret that could not be opened can be by now."""
 
-_IN_THREAD_CHARACTERS: Final = 2048
-"""From here on preparing takes milliseconds, and would hold up the event loop."""
+_MOST_LOOKS: Final = 3
+"""How often secrets that cannot be opened are read again because somebody was changing them, a re-encryption say."""
 
 _TOUCHING: Final = ("secret.", "settings.", "webhook")
 """Types of changes that may concern secrets. Conversations are left out: they change all the time, and their secret
@@ -53,7 +56,10 @@ _DECLARED: Final = frozenset({"sealed_extra", "headers"})
 _CONFIGURATIONS: Final = frozenset({"mcp_config"})
 """Columns of JSON of which parts are secret."""
 
+_NOTHING: Final = prepared(())
+
 _Fronts: TypeAlias = frozenset[tuple[int, bytes]]
+_Place: TypeAlias = tuple[str, str, str, str]  # table, column, row's id, name
 Others: TypeAlias = Callable[[str], Awaitable[Iterable[SecretValue]]]
 
 
@@ -61,7 +67,10 @@ Others: TypeAlias = Callable[[str], Awaitable[Iterable[SecretValue]]]
 class _Known:
     fronts: _Fronts
     secrets: Secrets = field(repr=False)
+    values: Mapping[_Place, SecretValue] = field(repr=False)
+    others: Sequence[SecretValue] = field(repr=False)
     at: float
+    weight: int
 
     @property
     def is_young(self) -> bool:
@@ -106,8 +115,14 @@ class Maskers:
 
         masker = Masker(load, await load(), user_id)
         if not executor.in_transaction:
+            if user_id not in self._held and len(self._held) % CACHED_USERS == 0:
+                self._held = {user: held for user, held in self._held.items() if held}
             self._held.setdefault(user_id, WeakSet()).add(masker)
         return masker
+
+    def forget(self, user_id: str) -> None:
+        """Keep nothing of a user who was deleted; maskers in use go on with what they know."""
+        self._known.pop(user_id, None)
 
     async def secrets(self, executor: Executor, user_id: str, *, every: bool = False) -> Secrets:
         """A user's secrets as they are now.
@@ -126,7 +141,7 @@ class Maskers:
         if secrets is None:
             if executor.in_transaction:
                 # Not kept, for it may be rolled back; and not queued behind others, who may wait for this transaction.
-                secrets = await self._prepared(executor, user_id, fronts)
+                secrets = (await self._prepared(executor, user_id, fronts)).secrets
             else:
                 secrets = await self._renewed(executor, user_id, fronts, every=every)
         if every and secrets.failure is not None:
@@ -150,7 +165,7 @@ class Maskers:
 
     def _ready(self, user_id: str, fronts: _Fronts, *, every: bool) -> Secrets | None:
         if not fronts and self._others is None:
-            return prepared((), self._shortest)
+            return _NOTHING
         known = self._known.get(user_id)
         if known is None or known.fronts != fronts:
             return None
@@ -166,8 +181,9 @@ class Maskers:
             async with lock:
                 secrets = self._ready(user_id, fronts, every=every)
                 if secrets is None:
-                    secrets = await self._prepared(executor, user_id, fronts)
-                    self._keep(user_id, _Known(fronts, secrets, monotonic()))
+                    known = await self._prepared(executor, user_id, fronts)
+                    self._keep(user_id, known)
+                    secrets = known.secrets
                 return secrets
         finally:
             if not lock.locked():
@@ -176,13 +192,12 @@ class Maskers:
     def _keep(self, user_id: str, known: _Known) -> None:
         self._known[user_id] = known
         self._known.move_to_end(user_id)
-        while len(self._known) > CACHED_USERS:
-            self._known.popitem(last=False)
+        weight = sum(each.weight for each in self._known.values())
+        while len(self._known) > CACHED_USERS or (len(self._known) > 1 and weight > CACHED_BYTES):
+            weight -= self._known.popitem(last=False)[1].weight
         if known.secrets.failure is None:
             for masker in self._held.get(user_id, ()):
                 masker.take(known.secrets)
-        for user in [user for user, held in self._held.items() if not held]:
-            del self._held[user]
 
     # ---- reading
 
@@ -190,36 +205,57 @@ class Maskers:
         rows = await executor.read(_fronts_of(self._columns), {"owner": user_id})
         return frozenset((number, bytes(front)) for number, front in rows)
 
-    async def _prepared(self, executor: Executor, user_id: str, fronts: _Fronts) -> Secrets:
-        stored: list[SealedValue] = []
-        for number in sorted({number for number, _ in fronts}):
-            stored += await sealed_values(executor, self._columns[number], [user_id])
-        values: list[SecretValue] = []
-        unreadable: list[str] = []
-        failure: EncryptionError | None = None
-        try:
-            keys = await self._keyring.keys_for(executor, user_id, [each.sealed for each in stored]) if stored else None
-        except EncryptionError as error:
-            keys, failure = None, error
-        for each in stored:
-            try:
-                if keys is None:
-                    unreadable.append(_called(each))
-                else:
-                    values.append(_opened(each, keys.open(each.context, each.sealed).decode("utf-8", "replace")))
-            except EncryptionError as error:
-                unreadable.append(_called(each))
-                failure = failure or error
+    async def _prepared(self, executor: Executor, user_id: str, fronts: _Fronts) -> _Known:
+        """What is stored now, ready; of what cannot be opened now, what it was when it could be."""
+        values, lost, failure = await self._opened(executor, user_id, fronts)
+        for _ in range(_MOST_LOOKS - 1):
+            now = fronts if failure is None else await self._fronts(executor, user_id)
+            if now == fronts:
+                break
+            fronts = now
+            values, lost, failure = await self._opened(executor, user_id, fronts)
+        before = self._known.get(user_id)
+        if before is not None:
+            values |= {place: before.values[place] for place in map(_place, lost) if place in before.values}
+        unreadable = list(map(_called, lost))
+        others: Sequence[SecretValue] = ()
         if self._others is not None:
             try:
-                values += await self._others(user_id)
+                others = tuple(await self._others(user_id))
             except EncryptionError as error:
                 unreadable.append("secrets")
                 failure = failure or error
-        size = sum(len(each.value) if isinstance(each.value, str) else _IN_THREAD_CHARACTERS for each in values)
-        if size < _IN_THREAD_CHARACTERS:
-            return prepared(values, self._shortest, unreadable, failure)
-        return await asyncio.to_thread(prepared, values, self._shortest, unreadable, failure)
+                others = () if before is None else before.others
+        # Takes a tenth of a millisecond for each secret, which for many would hold up the event loop.
+        every = (*values.values(), *others)
+        secrets = await asyncio.to_thread(prepared, every, self._shortest, unreadable, failure)
+        return _Known(fronts, secrets, values, others, monotonic(), secrets.scanner.weight)
+
+    async def _opened(
+        self, executor: Executor, user_id: str, fronts: _Fronts
+    ) -> tuple[dict[_Place, SecretValue], list[SealedValue], EncryptionError | None]:
+        """The sealed values, those that cannot be opened, and why."""
+        stored: list[SealedValue] = []
+        for number in sorted({number for number, _ in fronts}):
+            stored += await sealed_values(executor, self._columns[number], [user_id])
+        if not stored:
+            return {}, [], None
+        try:
+            keys = await self._keyring.keys_for(executor, user_id, [each.sealed for each in stored])
+        except EncryptionError as error:
+            return {}, stored, error
+        values: dict[_Place, SecretValue] = {}
+        lost: list[SealedValue] = []
+        failure: EncryptionError | None = None
+        for each in stored:
+            try:
+                text = keys.open(each.context, each.sealed).decode("utf-8", "replace")
+            except EncryptionError as error:
+                lost.append(each)
+                failure = failure or error
+            else:
+                values[_place(each)] = _as_value(each, text)
+        return values, lost, failure
 
 
 @lru_cache(maxsize=16)
@@ -239,11 +275,15 @@ def _fronts_of(columns: tuple[SealedColumn, ...]) -> Statement:
     return Statement("masking.fronts", union_all(*parts), register=False)
 
 
-def _opened(stored: SealedValue, text: str) -> SecretValue:
+def _as_value(stored: SealedValue, text: str) -> SecretValue:
     column = stored.column.column
     if column not in _DECLARED | _CONFIGURATIONS:
         return SecretValue(_called(stored), text)
     return SecretValue(_called(stored), json.loads(text), declared=column in _DECLARED)
+
+
+def _place(stored: SealedValue) -> _Place:
+    return stored.column.table, stored.column.column, stored.context.row_id, stored.context.name
 
 
 def _called(stored: SealedValue) -> str:

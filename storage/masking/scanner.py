@@ -7,9 +7,10 @@ pyahocorasick's; 2 KB take 11 microseconds and 1 MB takes 5 ms, whatever their n
 
 from __future__ import annotations
 
+import asyncio
 import re
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
@@ -24,15 +25,26 @@ REPLACEMENT: Final = "<secret_hidden>"
 HIDDEN: Final = REPLACEMENT.encode()
 
 LONGEST_IN_AUTOMATON: Final = 4096
-"""Longest pattern in the automaton, in bytes, which takes some 50 bytes of memory for each of a pattern's. Longer ones
+"""Longest pattern in the automaton, in bytes, which takes many bytes of memory for each of a pattern's. Longer ones
 (key stores, certificates) are looked for one by one, in texts that are long enough to hold them."""
 
 STREAM_BYTES: Final = 256 * 1024
 """How much of a stream is collected before it is searched, beside what a secret across the border needs."""
 
+IN_THREAD_BYTES: Final = 16 * 1024
+"""From here on masking may take longer than a thread hop by far, and would hold up the event loop."""
+
+WINDOW_BYTES: Final = 32 * 1024
+"""How much is searched at once: the automaton keeps other threads waiting meanwhile, and has a match for each character
+where a secret overlaps itself."""
+
+_WEIGHT: Final = 15  # bytes of memory for each of a pattern's in an automaton of many, as measured
+
 _PADDING: Final = 2  # characters of base64's
 
 Span: TypeAlias = tuple[int, int]
+
+_IN_A_NUMBER: Final = re.compile(r"[0-9.eE+-]+")
 
 _BASE64: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_")
 
@@ -52,7 +64,7 @@ class Scanner:
         shortest: in bytes; forms that are shorter (the known part of base64 may be) are not looked for.
     """
 
-    __slots__ = ("_automaton", "_forms", "_long", "_reach", "finds_numbers")
+    __slots__ = ("_automaton", "_forms", "_long", "_longest", "_reach", "finds_numbers")
 
     def __init__(self, texts: Iterable[str], shortest: int) -> None:
         texts = set(texts)
@@ -68,8 +80,15 @@ class Scanner:
             # Of the automata it is the one whose memory stays proportional to the patterns.
             kind = Implementation.ContiguousNFA
             self._automaton = BytesAhoCorasick([form.data for form in self._forms], implementation=kind)
+        self._longest = max((len(form.data) for form in self._forms), default=0)
         self._reach = max((len(form.data) for form in found), default=0) + 1 + 1 + _PADDING
-        self.finds_numbers = any(text.isascii() and text.lstrip("-").replace(".", "").isdigit() for text in texts)
+        self.finds_numbers = any(map(_IN_A_NUMBER.fullmatch, texts))
+
+    @property
+    def weight(self) -> int:
+        """Roughly the bytes of memory that it takes."""
+        short = sum(len(form.data) for form in self._forms)
+        return _WEIGHT * short + sum(len(form.data) for form in self._long)
 
     def __bool__(self) -> bool:
         """Whether there is anything to find."""
@@ -102,13 +121,18 @@ class Scanner:
                 if len(held) + size >= enough:
                     data = b"".join((held, *parts))
                     parts, size = [], 0
-                    out, held, hidden = self._advance(data, hidden, len(data) - self._reach)
+                    out, held, hidden = await self._advanced(data, hidden, len(data) - self._reach)
                     if out:
                         yield out
         data = b"".join((held, *parts))
-        out, _, _ = self._advance(data, hidden, len(data))
+        out, _, _ = await self._advanced(data, hidden, len(data))
         if out:
             yield out
+
+    async def _advanced(self, data: bytes, hidden: int, cut: int) -> tuple[bytes, bytes, int]:
+        if len(data) < IN_THREAD_BYTES:
+            return self._advance(data, hidden, cut)
+        return await asyncio.to_thread(self._advance, data, hidden, cut)
 
     def _advance(self, data: bytes, hidden: int, cut: int) -> tuple[bytes, bytes, int]:
         """The bytes before `cut` with replacements, the others, and how many of these belong to a secret so replaced.
@@ -133,7 +157,7 @@ class Scanner:
     def _found(self, data: bytes) -> list[Span]:
         found: list[Span] = []
         if self._automaton is not None:
-            for index, start, end in self._automaton.find_matches_as_indexes(data, overlapping=True):
+            for index, start, end in self._matches(self._automaton, data):
                 form = self._forms[index]
                 if form.before or form.after:
                     found.append(_widened(data, form, start, end))
@@ -144,9 +168,19 @@ class Scanner:
         for form in self._long:
             start = data.find(form.data)
             while start >= 0:
-                found.append(_widened(data, form, start, start + len(form.data)))
-                start = data.find(form.data, start + 1)
+                # Of those that overlap this one, the last covers the others.
+                last = data.rfind(form.data, start, start + 2 * len(form.data) - 1)
+                found.append(_widened(data, form, start, last + len(form.data)))
+                start = data.find(form.data, max(last, start + 1))
         return found
+
+    def _matches(self, automaton: BytesAhoCorasick, data: bytes) -> Iterator[tuple[int, int, int]]:
+        """(number of the form, start, end) of every match."""
+        for offset in range(0, len(data), WINDOW_BYTES):
+            window = data[offset : offset + WINDOW_BYTES + self._longest - 1]
+            for index, start, end in automaton.find_matches_as_indexes(window, overlapping=True):
+                if start < WINDOW_BYTES:  # otherwise it is in the next window, too
+                    yield index, offset + start, offset + end
 
     def _wrapped(self, data: bytes) -> list[Span]:
         """Spans across the line breaks of base64."""

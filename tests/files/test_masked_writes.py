@@ -101,6 +101,14 @@ async def test_the_policy_is_configured(opened: Opener, user_id: str) -> None:
     assert await nothing.files.read_text(EVENT) == SECRET
 
 
+async def test_a_pattern_that_begins_with_a_slash_is_the_whole_path(opened: Opener, user_id: str) -> None:
+    alice = (await opened(masked_paths=["/logs/*"])).user(user_id)
+    await alice.secrets.set_custom_secret("A", SECRET)
+    for path, shown in {"logs/1": REPLACEMENT, "/logs/2": REPLACEMENT, "old/logs/1": SECRET}.items():
+        await alice.files.write(path, SECRET)
+        assert await alice.files.read_text(path) == shown
+
+
 async def test_the_writer_has_the_last_word(alice: UserStorage) -> None:
     await alice.files.write(OTHER, SECRET, mask_secrets=True)
     assert await alice.files.read_text(OTHER) == REPLACEMENT

@@ -39,6 +39,11 @@ ENCODERS: dict[str, Callable[[str], str]] = {
     ),
     "repr": repr,
     "ascii": ascii,
+    "repr with the other quote": lambda text: repr(f"'{text}\""),
+    "repr of bytes with the other quote": lambda text: repr(f"'{text}\"".encode()),
+    "URL standard, query": lambda text: quote(text, safe="!$%&()*+,/:;=?@[\\]^`{|}"),
+    "URL standard, user": lambda text: quote(text, safe="!$%&'()*+,"),
+    "requests": lambda text: quote(text, safe="!#$%&'()*+,/:;=?@[]"),
     "repr of a list": lambda text: repr([text]),
     "repr of bytes": lambda text: repr(text.encode()),
     "quote": quote,
@@ -58,7 +63,9 @@ ENCODERS: dict[str, Callable[[str], str]] = {
 
 
 @pytest.mark.parametrize("encode", ENCODERS.values(), ids=ENCODERS.keys())
-@pytest.mark.parametrize("text", [AWKWARD, "ghp_16C7e42F292c6912E7710c838347Ae178B4a", "a?>b?>c?>d?>"])
+@pytest.mark.parametrize(
+    "text", [AWKWARD, "p'ss w{}rd[1]^|", "ghp_16C7e42F292c6912E7710c838347Ae178B4a", "a?>b?>c?>d?>"]
+)
 def test_what_a_tool_makes_of_a_text_contains_a_form_of_it(encode: Callable[[str], str], text: str) -> None:
     assert found_in(text, encode(text))
 

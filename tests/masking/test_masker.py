@@ -35,6 +35,10 @@ def masker(*secrets: str, shortest: int = SHORTEST) -> Masker:
 MASKER = masker(SECRET, "another-secret")
 
 
+class Frozen(BaseModel, frozen=True):
+    text: str
+
+
 class Pair(NamedTuple):
     left: str
     right: Any
@@ -67,6 +71,7 @@ class Event(BaseModel):
         (OrderedDict(a=SECRET), {"a": REPLACEMENT}),
         (MappingProxyType({"a": SECRET}), {"a": REPLACEMENT}),
         (Event(text=SECRET, items=[SECRET]), {"text": REPLACEMENT, "items": [REPLACEMENT]}),
+        ({Frozen(text=SECRET)}, [{"text": REPLACEMENT}]),
         (12345, 12345),
         (None, None),
         (1.5, 1.5),
@@ -133,6 +138,54 @@ def test_json_inside_json_is_masked_at_any_depth(levels: int, ensure_ascii: bool
     for _ in range(levels):
         masked = json.loads(masked)["content"][0]
     assert masked == f"say {REPLACEMENT}!"
+
+
+@pytest.mark.parametrize(
+    ("secret", "text"),
+    [
+        ("abc</b/cdefg", '["abc<\\/b/cdefg"]'),
+        ("s\u00e4cr\u00fct-value", '["s\\u00e4cr\u00fct-value"]'),
+        ("abc\bdefghi", '["abc\\u0008defghi"]'),
+        ("s\u00e4cret\u2028value", '["s\u00e4cret\\u2028value"]'),
+        ('q"x\\secret', json.dumps({"id": json.dumps(json.dumps('q"x\\secret'))})),
+        (
+            'q"x\\secret',
+            f"[{'9' * 5000}, {json.dumps(json.dumps(json.dumps(chr(113) + chr(34) + 'x' + chr(92) + 'secret')))}]",
+        ),
+    ],
+)
+def test_json_is_read_however_it_was_escaped(secret: str, text: str) -> None:
+    json.loads(text, parse_int=str)
+    hidden = masker(secret).mask(text)
+    assert REPLACEMENT in hidden
+    assert not any(part in hidden.replace(REPLACEMENT, "") for part in ("secret", "value", "defg"))
+
+
+def test_a_byte_order_mark_stays_and_what_follows_is_json() -> None:
+    text = '\ufeff{"n": 123456789, "t": "123456789"}'
+    assert masker("123456789").mask(text) == f'\ufeff{{"n": "{REPLACEMENT}", "t": "{REPLACEMENT}"}}'
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32-be"])
+def test_json_in_another_encoding_is_taken_for_plain_bytes(encoding: str) -> None:
+    data = '["\u5c5c\u5c5c", "x"]'.encode(encoding)
+    assert MASKER.mask(data) == data
+    assert MASKER.mask(data + SECRET.encode()) == data + REPLACEMENT.encode()
+
+
+@pytest.mark.parametrize("secret", ["[1]\n[2]\n[3]", '"}\n{"b": "', '"a"}\n{"b"'])
+def test_a_secret_that_spans_lines_of_json_is_masked(secret: str) -> None:
+    text = '[1]\n[2]\n[3]\n{"c": "a"}\n{"b": "a"}\n'
+    hidden = masker(secret).mask(text)
+    assert secret not in json.loads(hidden)
+    assert REPLACEMENT in hidden
+
+
+def test_numbers_of_any_form_and_length_are_masked() -> None:
+    assert masker("12345e78").mask('{"a": 912345e78, "b": "x"}') == f'{{"a": "{REPLACEMENT}", "b": "x"}}'
+    digits = masker("123456789")
+    huge: list[Any] = [10**5000, 10**5000 + 123456789]
+    assert digits.mask(huge) == [huge[0], REPLACEMENT]
 
 
 def test_an_escape_is_not_taken_for_the_secret_that_it_looks_like() -> None:
@@ -273,6 +326,32 @@ def test_no_secret_remains_in_a_document_which_stays_one(value: Any, secret: str
     ):
         assert not any(secret in text for text in texts(masked))
         assert json.loads(masked[2])
+
+
+def escaped(text: str, ways: list[int]) -> str:
+    """A JSON string in which each character is escaped in a way of its own."""
+    shown = []
+    for number, character in enumerate(text):
+        way = ways[number % len(ways)]
+        by_number = f"\\u{ord(character):04x}" if ord(character) <= 0xFFFF else json.dumps(character)[1:-1]
+        if character == "/" and way == 1:
+            shown.append("\\/")
+        else:
+            shown.append([json.dumps(character, ensure_ascii=False)[1:-1], by_number, by_number.upper()][way % 3])
+    return '"' + "".join(shown).replace("\\U", "\\u") + '"'
+
+
+@settings(deadline=None)
+@given(_NASTY_SECRETS, st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=3))
+def test_no_secret_remains_however_each_character_was_escaped(secret: str, levels: list[list[int]]) -> None:
+    text = secret
+    for ways in levels:
+        text = f'{{"at": [{escaped(text, ways)}]}}'
+    assert json.loads(text)
+    hidden: Any = masker(secret).mask(text)
+    for _ in levels:
+        hidden = json.loads(hidden)["at"][0]
+    assert hidden == REPLACEMENT
 
 
 @settings(deadline=None)

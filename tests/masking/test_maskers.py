@@ -237,6 +237,17 @@ async def test_few_users_are_kept_ready(storage: Storage, user_id: str, monkeypa
     assert all(hides(masker, f"{user.user_id}-secret") for masker, user in zip(found, users, strict=True))
 
 
+async def test_few_users_are_kept_ready_who_have_many_secrets(
+    storage: Storage, user_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maskers_module, "CACHED_BYTES", 3000)
+    users = [storage.user(f"{user_id}-{number}") for number in range(3)]
+    for user in users:
+        await user.secrets.set_custom_secret("A", f"{user.user_id}-secret" * 20)
+        assert hides(await user.secrets.masker(), f"{user.user_id}-secret" * 20)
+    assert list(storage.maskers._known) == [users[-1].user_id]
+
+
 # ---- what cannot be opened
 
 
@@ -295,6 +306,66 @@ async def test_a_key_that_is_back_is_noticed(opened: Opener, user_id: str, monke
     assert hides(await locked.user(user_id).secrets.masker(), CUSTOM)
     monkeypatch.setattr(maskers_module, "TRUSTED_SECONDS", 0.0)
     assert (await locked.maskers.secrets(locked.database, user_id)).failure is None
+
+
+async def test_what_was_known_is_masked_while_it_cannot_be_opened(
+    storage: Storage, alice: UserStorage, query: Query
+) -> None:
+    await alice.secrets.set_custom_secret("A", CUSTOM)
+    await alice.secrets.set_custom_secret("B", "another-secret-value")
+    await storage.maskers.secrets(storage.database, alice.user_id)
+    cut = "substr(value, 1, length(value) - 1)"
+    await query(f"UPDATE custom_secret SET value = {cut} WHERE user_id = :user", user=alice.user_id)
+    await alice.secrets.delete_custom_secret("B")
+    await alice.settings.update(llm_api_key="llm-api-key-1")
+    for executor in (storage.database, storage.database):
+        ready = await storage.maskers.secrets(executor, alice.user_id)
+        assert isinstance(ready.failure, Tampered)
+        assert ready.masked(f"{CUSTOM} llm-api-key-1".encode()) == f"{REPLACEMENT} {REPLACEMENT}".encode()
+    async with storage.database.transaction() as transaction:
+        ready = await storage.maskers.secrets(transaction, alice.user_id)
+        assert ready.masked(CUSTOM.encode()) == REPLACEMENT.encode()
+    assert b"another-secret-value" in ready.masked(b"another-secret-value"), "it was deleted"
+
+
+async def test_a_re_encryption_between_two_looks_loses_no_mask(
+    opened: Opener, user_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = await opened(), await opened()
+    await there.user(user_id).secrets.set_custom_secret("A", CUSTOM)
+    times = 0
+
+    async def overtaken(*arguments: Any) -> Any:
+        nonlocal times
+        values = await sealed_values(*arguments)
+        times += 1
+        if times == 1:
+            await there.keys.reencrypt()
+        return values
+
+    monkeypatch.setattr(maskers_module, "sealed_values", overtaken)
+    ready = await here.maskers.secrets(here.database, user_id)
+    assert (ready.failure, times) == (None, 2)
+    assert ready.masked(CUSTOM.encode()) == REPLACEMENT.encode()
+
+
+async def test_nothing_is_kept_of_a_user_who_was_deleted(storage: Storage, alice: UserStorage) -> None:
+    await alice.secrets.set_custom_secret("A", CUSTOM)
+    masker = await alice.secrets.masker()
+    assert alice.user_id in storage.maskers._known
+    await storage.delete_user(alice.user_id)
+    assert alice.user_id not in storage.maskers._known
+    await masker.refresh()
+    assert masker.mask(CUSTOM) == CUSTOM
+
+
+async def test_maskers_that_are_gone_are_not_remembered(
+    storage: Storage, user_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maskers_module, "CACHED_USERS", 4)
+    for number in range(20):
+        await storage.user(f"{user_id}-{number}").secrets.masker()
+    assert len(storage.maskers._held) <= 4
 
 
 # ---- other stores

@@ -81,6 +81,22 @@ def test_a_text_too_long_for_the_automaton_is_found() -> None:
     assert scanner.replaced(secret.encode() * 2) == HIDDEN * 2
 
 
+def test_a_secret_across_two_windows_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scanner_module, "WINDOW_BYTES", 5)
+    scanner = Scanner(["first-secret", "secret-and-more", "aaaaaaaa"], 8)
+    for before in range(12):
+        data = b"x" * before + b"first-secret-and-more, first-secret" + b"a" * 30 + b"first-secret"
+        assert scanner.replaced(data) == b"x" * before + HIDDEN + b", " + HIDDEN * 3
+
+
+@pytest.mark.parametrize("text", ["a" * 5000, "ab" * 2500, "x" + "a" * 5000 + "x"])
+def test_a_very_long_text_that_overlaps_itself_is_masked_whole(text: str) -> None:
+    scanner = Scanner([text], 8)
+    assert scanner.replaced(f"<{text}>".encode()) == b"<" + HIDDEN + b">"
+    overlapping = (text + text[len(text) // 2 :] if text[0] != "x" else text + text[1:]).encode()
+    assert scanner.replaced(b"<" + overlapping + b">") == b"<" + HIDDEN + b">"
+
+
 def test_nothing_to_find_finds_nothing() -> None:
     assert not Scanner([], 8)
     assert Scanner([], 8).replaced(b"text") == b"text"
