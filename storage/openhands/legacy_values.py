@@ -27,6 +27,7 @@ _AES_BLOCK: Final = 16
 _JWE: Final = re.compile(r"([A-Za-z0-9_-]+)\.\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*)\.([A-Za-z0-9_-]+)")
 _JWE_ALGORITHMS: Final = ("dir", "A256GCM")
 _JWE_CLAIM: Final = "v"  # the value is put under this claim
+_JWE_MARK: Final = "gAAAA.jwt."  # what the latest release puts before those inside of agent settings and profiles
 _GCM_NONCE: Final = 12
 _GCM_TAG: Final = 16
 
@@ -39,8 +40,8 @@ class LegacyValues:
     """Opens what was encrypted under any of some JWT secrets; each secret is tried, the authentication decides.
 
     Three forms are known: a Fernet token in base64 once more (settings and custom secrets), a Fernet token as it is
-    (tokens of git providers), and a JWE with A256GCM (newer releases). The key of each is the secret's SHA-256. How
-    old a token is does not matter. Shows no secret in its repr, and cannot be pickled.
+    (tokens of git providers), and a JWE with A256GCM (newer releases), inside of JSON behind a mark. The key of each is
+    the secret's SHA-256. How old a token is does not matter. Shows no secret in its repr, and cannot be pickled.
 
     Args:
         secrets: none if no secret is at hand; what is encrypted is still recognised then.
@@ -73,7 +74,7 @@ class LegacyValues:
             return self._fernet(inner)
         if _is_fernet(text):
             opened = self._fernet(text)
-        elif (parts := _jwe_parts(text)) is not None:
+        elif (parts := _jwe_parts(text.removeprefix(_JWE_MARK))) is not None:
             opened = self._jwe(*parts)
         else:
             return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,11 @@ from storage.openhands.enterprise import import_enterprise
 from storage.openhands.source_database import open_source_database
 from storage.settings.model import Settings
 from storage.storage import Storage
+from storage.tables import metadata
 from tests.openhands.conftest import storage_config
 from tests.openhands.installation import SECRET, early, first, installation, late, once, twice
 from tests.openhands.test_legacy_values import GOLDEN_ONCE, GOLDEN_TWICE, GOLDEN_VALUE, jwe
+from tests.servers.postgres import PostgresServer, database_name
 
 if TYPE_CHECKING:
     from storage.openhands.report import ImportReport
@@ -28,11 +31,37 @@ ALICE = "7a1c7f9e-52a3-4a5f-9a34-6f7c1f0f0a01"
 ZOE = "zoë-用户"
 
 
+@pytest.fixture(scope="module")
+def postgres_pair(postgres_server: PostgresServer, postgres_template: str) -> Iterator[tuple[str, str]]:
+    """The storage's database and the source's, for all tests of this file: making two takes longer than a test."""
+    urls = (postgres_server.create_database(template=postgres_template), postgres_server.create_database())
+    yield urls
+    for url in urls:
+        postgres_server.drop_database(url)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A migrated database with no rows, once per dialect."""
+    if request.param == "sqlite":
+        url: str = request.getfixturevalue("sqlite_url")
+        return url
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    url = request.getfixturevalue("postgres_pair")[0]
+    tables = ", ".join(f'"{name}"' for name in metadata.tables)
+    server.psql(f"TRUNCATE {tables} RESTART IDENTITY", database_name(url))
+    return url
+
+
 @pytest.fixture
 def source(request: pytest.FixtureRequest, database_url: str) -> str:
     """An empty database for the source, of the same kind as the storage's."""
-    kind = "sqlite" if database_url.startswith("sqlite") else "postgres"
-    url: str = request.getfixturevalue(f"empty_{kind}_url")
+    if database_url.startswith("sqlite"):
+        url: str = request.getfixturevalue("empty_sqlite_url")
+        return url
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    url = request.getfixturevalue("postgres_pair")[1]
+    server.psql("DROP SCHEMA public CASCADE; CREATE SCHEMA public", database_name(url))
     return url
 
 
@@ -342,7 +371,7 @@ async def test_a_late_release_arrives_from_all_its_tables(storage: Storage, sour
             has_custom_llm_api_key=True,
             agent_settings_diff={
                 "llm": {"model": "m2", "api_key": "**********"},
-                "mcp_config": {"mcpServers": {"s": {"env": {"X": "mcp-not-real"}}}},
+                "mcp_config": {"mcpServers": {"s": {"env": {"X": f"gAAAA.jwt.{jwe({'v': 'mcp-not-real'}, SECRET)}"}}}},
                 "tools": ["t"],
             },
         )

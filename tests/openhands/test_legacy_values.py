@@ -34,7 +34,10 @@ GOLDEN_JWE = (
     "eyJhbGciOiJkaXIiLCJlbmMiOiJBMjU2R0NNIiwia2lkIjoiazEifQ..pVhph1nIOu8lIRpS.yGV5tuoGieG1uzLi3q5GwL6O3eDPBzinbZO-e8qDBe_"
     "Y_Ysv2bvzT-PYMLVkTbX3yA.9RNYi_xzVnyIJaJH43u95A"
 )
-GOLDEN = pytest.mark.parametrize("token", [GOLDEN_TWICE, GOLDEN_ONCE, GOLDEN_JWE], ids=["twice", "once", "jwe"])
+GOLDEN_MARKED = f"gAAAA.jwt.{GOLDEN_JWE}"  # as the latest release has it inside of agent settings
+GOLDEN = pytest.mark.parametrize(
+    "token", [GOLDEN_TWICE, GOLDEN_ONCE, GOLDEN_JWE, GOLDEN_MARKED], ids=["twice", "once", "jwe", "marked"]
+)
 
 
 def digest(secret: str) -> bytes:
