@@ -15,8 +15,8 @@ from storage.database.database import CommitHook, Database
 from storage.database.migrate import ensure
 from storage.database.unit import Executor
 from storage.database.url import parse_url
-from storage.encryption.configured import provider_for
 from storage.encryption.keyring import KeyRing
+from storage.encryption.providers.configured import provider_for
 from storage.errors import ConfigurationError
 from storage.extension import DeferredStore, load_class
 from storage.files.catalog import FileCatalog, delete_conversation_files
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sqlmodel.ext.asyncio.session import AsyncSession
 
     from storage.encryption.registry import SealedColumn
-    from storage.encryption.rotation import KeyRotation
+    from storage.encryption.rotation.verbs import KeyRotation
     from storage.masking.masker import Secrets, SecretValue
     from storage.masking.maskers import Maskers
     from storage.status import StorageStatus
@@ -113,8 +113,8 @@ class Storage:
 
     @cached_property
     def keys(self) -> KeyRotation:
-        """All keys as a whole: rotation, re-encryption, the doctor. See storage.encryption.rotation."""
-        from storage.encryption.rotation import KeyRotation
+        """All keys as a whole: rotation, re-encryption, the doctor. See storage.encryption.rotation.verbs."""
+        from storage.encryption.rotation.verbs import KeyRotation
 
         return KeyRotation(self.database, self.keyring, _sealed_columns())
 

@@ -20,8 +20,8 @@ from sqlalchemy import text
 
 from storage.database.database import Database
 from storage.database.url import parse_url
-from storage.encryption.environment import EnvironmentKeys
 from storage.encryption.keyring import KeyRing
+from storage.encryption.providers.environment import EnvironmentKeys
 from tests.servers.postgres import PostgresServer
 
 MASTER_KEY = SecretStr(base64.b64encode(hashlib.sha256(b"the key of these tests").digest()).decode())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.encryption.key_file import KeyFile
+from storage.encryption.providers.key_file import KeyFile
 from storage.files.local import LocalFileStore
 from storage.private_folder import make_private_folder
 

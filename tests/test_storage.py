@@ -20,7 +20,7 @@ from storage import (
     StorageConfig,
     UserSecrets,
 )
-from storage.encryption.key_file import KeyFile
+from storage.encryption.providers.key_file import KeyFile
 from storage.errors import (
     ConfigurationError,
     ConversationNotFound,

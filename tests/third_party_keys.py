@@ -13,7 +13,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 
 from storage.config import StorageConfig
-from storage.encryption.providers import KeyProvider, ProviderHealth, RegisteredKey
+from storage.encryption.providers.provider import KeyProvider, ProviderHealth, RegisteredKey
 from storage.errors import KeyMismatch, KeyMissing, Tampered
 
 

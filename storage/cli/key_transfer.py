@@ -22,7 +22,7 @@ from storage.cli.secrets import require_reveal
 
 if TYPE_CHECKING:
     from storage.config import StorageConfig
-    from storage.encryption.providers import KeyProvider
+    from storage.encryption.providers.provider import KeyProvider
     from storage.encryption.status import KeyRingStatus
 
 PassphraseFile: TypeAlias = Annotated[
@@ -62,7 +62,7 @@ async def new(
     JSON: `{kek_id, output, key}`: kek_id is null for a key that was only made, output is its file or null, and key is
     there with --reveal.
     """
-    from storage.encryption.local_keys import MasterKey
+    from storage.encryption.providers.local_keys import MasterKey
     from storage.errors import InvalidInput
 
     config = connection.settings()
@@ -111,7 +111,7 @@ async def export(
 
     JSON: `{file}`.
     """
-    from storage.encryption.bundle import export_bundle
+    from storage.encryption.providers.bundle import export_bundle
 
     config = connection.settings()
     _refuse_existing(file)
@@ -144,7 +144,7 @@ async def import_(
     knew a key; database is null if there is none, else `{state, reason, message, complete, kek_id, provider, where,
     data_keys}`.
     """
-    from storage.encryption.bundle import import_bundle
+    from storage.encryption.providers.bundle import import_bundle
     from storage.errors import StorageError
 
     with file.open("rb") as bundle:
@@ -177,7 +177,7 @@ async def import_(
 
 @asynccontextmanager
 async def _provider(config: StorageConfig) -> AsyncIterator[KeyProvider]:
-    from storage.encryption.configured import provider_for
+    from storage.encryption.providers.configured import provider_for
 
     provider = await provider_for(config)
     try:

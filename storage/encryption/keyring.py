@@ -18,7 +18,7 @@ from storage.encryption.envelope import DataKey, data_key_id_of, is_sealed
 from storage.encryption.key_cache import CACHE_SECONDS, CACHED_USERS, KeyCache
 from storage.encryption.keyset import Keys, KeySet
 from storage.encryption.master_keys import MOST_ATTEMPTS, PROVIDER_SECONDS, RETRY_SECONDS, MasterKeys
-from storage.encryption.providers import KeyProvider
+from storage.encryption.providers.provider import KeyProvider
 from storage.encryption.status import KeyRingStatus, KeyState
 from storage.errors import EncryptionError, KeyMissing, KeyUnavailable, Tampered
 

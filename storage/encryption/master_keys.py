@@ -21,7 +21,7 @@ from storage.encryption import statements as sql
 from storage.encryption.envelope import KEY_BYTES, KEY_ID_BYTES, DataKey
 from storage.encryption.existing_ciphertext import any_sealed_value
 from storage.encryption.keyset import KeySet
-from storage.encryption.providers import KeyProvider, ProviderHealth, RegisteredKey
+from storage.encryption.providers.provider import KeyProvider, ProviderHealth, RegisteredKey
 from storage.encryption.status import KeyRingStatus, KeyState
 from storage.errors import ConfigurationError, EncryptionError, KeyMismatch, KeyMissing, KeyUnavailable, Tampered
 

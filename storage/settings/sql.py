@@ -211,9 +211,7 @@ class SQLSettingsStore(SettingsStore):
                         raise self._unreadable(_REST, stored.failures[_REST])
                     rewritten |= {_REST}
                 settings = self._settings(stored, changes)
-                written = yield from self._write(
-                    stored, take_apart(settings), keys if may_seal else None, rewritten
-                )
+                written = yield from self._write(stored, take_apart(settings), keys if may_seal else None, rewritten)
                 if written is not None:
                     settings._version = written  # noqa: SLF001 - set by stores only
                     return settings

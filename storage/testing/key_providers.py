@@ -27,7 +27,7 @@ from typing import TypeAlias
 
 import pytest
 
-from storage.encryption.providers import KeyProvider, RegisteredKey
+from storage.encryption.providers.provider import KeyProvider, RegisteredKey
 from storage.errors import ConfigurationError, KeyMismatch, KeyMissing, KeyUnavailable, Tampered
 
 Open: TypeAlias = Callable[[], KeyProvider]

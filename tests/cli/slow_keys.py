@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from storage.encryption.key_file import KeyFile
+from storage.encryption.providers.key_file import KeyFile
 
 ANSWER_SECONDS: Final = 1.0
 

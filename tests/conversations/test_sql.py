@@ -16,8 +16,8 @@ from storage.conversations.sql import SQLConversationStore
 from storage.conversations.store import SaveOutcome
 from storage.database import Change, Database, Unit
 from storage.database.statement import Statement
-from storage.encryption.environment import EnvironmentKeys
 from storage.encryption.keyring import KeyRing
+from storage.encryption.providers.environment import EnvironmentKeys
 from storage.errors import ConfigurationError, ConversationNotFound, IdentifierTaken, InvalidInput
 from storage.identity import LOCAL_USER
 from storage.tables import EventTable

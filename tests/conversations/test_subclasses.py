@@ -14,9 +14,9 @@ from storage.conversations.model import ConversationMetadata
 from storage.conversations.sql import SQLConversationStore
 from storage.conversations.store import SaveOutcome
 from storage.database import Database, Row, Statement, Unit, execute
-from storage.encryption.environment import EnvironmentKeys
 from storage.encryption.keyring import KeyRing
-from storage.encryption.local_keys import MasterKey
+from storage.encryption.providers.environment import EnvironmentKeys
+from storage.encryption.providers.local_keys import MasterKey
 from storage.errors import DatabaseError, InvalidInput, KeyMismatch, KeyMissing
 from storage.secret_models import MASK
 from storage.tables import ConversationTable, EventTable

@@ -18,8 +18,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from storage.database import Database, Statement, execute, migrate, parse_url
 from storage.database.migrate import HEAD, VERSION_TABLE, SchemaState
-from storage.encryption.environment import EnvironmentKeys
 from storage.encryption.keyring import KeyRing
+from storage.encryption.providers.environment import EnvironmentKeys
 from storage.errors import DatabaseError, SchemaOutdated, SchemaTooNew
 from storage.settings.sql import SQLSettingsStore
 from storage.tables import metadata

@@ -22,13 +22,13 @@ from storage.conversations.sql import SQLConversationStore
 from storage.database import Database, Executor, Statement, Unit, execute, execute_many
 from storage.encryption import statements as sql
 from storage.encryption.envelope import DataKey, data_key_id_of, seal
-from storage.encryption.environment import EnvironmentKeys
 from storage.encryption.keyring import EVERYONE, KeyRing
 from storage.encryption.keyset import KeySet
-from storage.encryption.local_keys import MasterKey
-from storage.encryption.providers import KeyProvider
+from storage.encryption.providers.environment import EnvironmentKeys
+from storage.encryption.providers.local_keys import MasterKey
+from storage.encryption.providers.provider import KeyProvider
 from storage.encryption.registry import sealed_columns
-from storage.encryption.rotation import KeyRotation
+from storage.encryption.rotation.verbs import KeyRotation
 from storage.encryption.sealed_rows import SealedValue, sealed_values
 from storage.identity import new_id
 from storage.secrets.model import UserSecrets

@@ -322,7 +322,7 @@ def test_format_and_suite_are_authenticated_twice(
 
 def test_no_public_call_takes_a_nonce_or_a_salt() -> None:
     seen = set()
-    for module in pkgutil.iter_modules(storage.encryption.__path__, "storage.encryption."):
+    for module in pkgutil.walk_packages(storage.encryption.__path__, "storage.encryption."):
         loaded = importlib.import_module(module.name)
         for name, thing in vars(loaded).items():
             if name.startswith("_") or getattr(thing, "__module__", None) != module.name:

@@ -21,14 +21,14 @@ from storage.clock import now
 from storage.database import Database, Row, Statement, Unit, execute
 from storage.encryption import statements as sql
 from storage.encryption.envelope import DataKey, SealContext, data_key_id_of
-from storage.encryption.environment import EnvironmentKeys
-from storage.encryption.key_file import KeyFile
 from storage.encryption.keyring import KeyRing
 from storage.encryption.keyset import Keys, KeySet
-from storage.encryption.local_keys import MasterKey
 from storage.encryption.master_keys import wrap_context
-from storage.encryption.rewrap import rewrap
-from storage.encryption.rotation import KeyRotation
+from storage.encryption.providers.environment import EnvironmentKeys
+from storage.encryption.providers.key_file import KeyFile
+from storage.encryption.providers.local_keys import MasterKey
+from storage.encryption.rotation.rewrap import rewrap
+from storage.encryption.rotation.verbs import KeyRotation
 from storage.encryption.table import DataKeyTable, KeyEncryptionKeyTable
 from storage.errors import Conflict, KeyMismatch, KeyMissing, KeyUnavailable, Tampered
 from storage.secrets.table import UserSecretsTable
@@ -401,7 +401,7 @@ async def test_of_machines_with_different_keys_one_wins_and_the_others_stay_lock
 RACERS = """
 import asyncio, os, pathlib, sys
 from storage.database import Database, parse_url
-from storage.encryption.key_file import KeyFile
+from storage.encryption.providers.key_file import KeyFile
 from storage.encryption.keyring import KeyRing
 
 async def race(url, path):

@@ -15,7 +15,7 @@ import cryptography_vectors
 
 from storage.encryption import envelope
 from storage.encryption.envelope import KEY_ID_BYTES, DataKey, SealContext, open_sealed
-from storage.encryption.local_keys import MasterKey
+from storage.encryption.providers.local_keys import MasterKey
 
 CONTEXT = SealContext("vector/1", "alice", "1")
 KEY_ID = bytes(KEY_ID_BYTES)

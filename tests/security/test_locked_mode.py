@@ -17,8 +17,8 @@ from pydantic import SecretStr
 from sqlalchemy import select
 
 from storage import Settings, Storage, StorageConfig, errors
-from storage.encryption.key_file import KeyFile
-from storage.encryption.providers import ProviderHealth
+from storage.encryption.providers.key_file import KeyFile
+from storage.encryption.providers.provider import ProviderHealth
 from storage.encryption.registry import sealed_columns
 from storage.errors import EncryptionError, KeyMismatch, KeyMissing, KeyUnavailable
 from storage.tables import metadata

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from storage.encryption.local_keys import parse_master_keys
+from storage.encryption.providers.local_keys import parse_master_keys
 from tests.servers.postgres import PostgresServer
 
 PROCESSES = 8

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from storage import Storage
-from storage.encryption.local_keys import MasterKey
-from storage.encryption.os_keyring import OSKeyring
+from storage.encryption.providers.local_keys import MasterKey
+from storage.encryption.providers.os_keyring import OSKeyring
 from storage.errors import ConfigurationError, KeyMissing, KeyUnavailable
 
 keyring = pytest.importorskip("keyring", reason="the extra `keyring` is not installed")
@@ -31,7 +31,7 @@ ROUNDS = 10
 # Each process makes the first key of the same services in the same order, then adds one of its own to the last.
 RACER = """
 import asyncio, pathlib, sys
-from storage.encryption.os_keyring import OSKeyring
+from storage.encryption.providers.os_keyring import OSKeyring
 from tests.keyring_in_file import KeyringInFile
 
 async def race(folder, rounds):
@@ -52,7 +52,7 @@ asyncio.run(race(pathlib.Path(sys.argv[1]), int(sys.argv[2])))
 # Goes through the life of a key with whatever keyring the machine has.
 ON_THIS_MACHINE = """
 import asyncio, pathlib, sys
-from storage.encryption.os_keyring import OSKeyring
+from storage.encryption.providers.os_keyring import OSKeyring
 
 async def live(folder):
     several = [OSKeyring("agent-storage-test", folder / "keyring.lock") for _ in range(4)]
@@ -315,7 +315,7 @@ def test_processes_that_start_at_once_get_one_key_and_keep_what_each_adds(tmp_pa
 
 
 def _keys(text: str) -> tuple[MasterKey, ...]:
-    from storage.encryption.local_keys import parse_master_keys
+    from storage.encryption.providers.local_keys import parse_master_keys
 
     return parse_master_keys(text, "the keyring")
 

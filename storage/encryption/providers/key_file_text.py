@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from itertools import takewhile
 from typing import Final
 
-from storage.encryption.local_keys import MasterKey, parse_master_keys
+from storage.encryption.providers.local_keys import MasterKey, parse_master_keys
 
 HEADER: Final = (
     "# Master keys of agent-storage, the active one first. Without this file nobody can read the secrets in the\n"

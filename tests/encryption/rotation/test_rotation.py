@@ -9,12 +9,12 @@ import pytest
 from sqlalchemy import bindparam, select, update
 
 from storage.database import Database, Statement
-from storage.encryption.environment import EnvironmentKeys
-from storage.encryption.key_batches import CONCURRENCY
-from storage.encryption.key_file import KeyFile
 from storage.encryption.keyring import EVERYONE, KeyRing
-from storage.encryption.local_keys import MasterKey
+from storage.encryption.providers.environment import EnvironmentKeys
+from storage.encryption.providers.key_file import KeyFile
+from storage.encryption.providers.local_keys import MasterKey
 from storage.encryption.registry import sealed_columns
+from storage.encryption.rotation.key_batches import CONCURRENCY
 from storage.encryption.sealed_rows import sealed_values
 from storage.encryption.status import Unreadable
 from storage.errors import ConfigurationError, InvalidInput, KeyInUse, KeyMismatch, KeyMissing, KeyUnavailable
@@ -202,7 +202,7 @@ class GoingDown(EnvironmentKeys):
 async def test_a_key_service_that_fails_on_the_way_leaves_everything_open_and_the_next_run_goes_on(
     database: Database, old: MasterKey, new: MasterKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.encryption.rewrap.BATCH", 2)
+    monkeypatch.setattr("storage.encryption.rotation.rewrap.BATCH", 2)
     ring = await started(database, old)
     await fill(database, ring)
     before = await opened(database, ring)

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from storage.database import Database, Statement, parse_url
 from storage.encryption.envelope import data_key_id_of
 from storage.encryption.keyring import EVERYONE, KeyRing
-from storage.encryption.local_keys import MasterKey
+from storage.encryption.providers.local_keys import MasterKey
 from storage.encryption.sealed_rows import SealedValue
 from storage.secrets.sql import SQLSecretsStore
 from storage.settings.sql import SQLSettingsStore

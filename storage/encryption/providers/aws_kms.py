@@ -25,9 +25,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from storage.encryption.aws_kms_errors import is_lasting, lasting, typed
 from storage.encryption.envelope import KEY_ID_BYTES
-from storage.encryption.providers import KeyProvider, ProviderHealth, RegisteredKey
+from storage.encryption.providers.aws_kms_errors import is_lasting, lasting, typed
+from storage.encryption.providers.provider import KeyProvider, ProviderHealth, RegisteredKey
 from storage.errors import ConfigurationError, KeyMismatch, KeyMissing, KeyUnavailable, StorageError, Tampered
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from storage.encryption.local_keys import HOW_TO_MAKE_ONE, LocalKeys, parse_master_keys
-from storage.encryption.providers import ProviderHealth, RegisteredKey
+from storage.encryption.providers.local_keys import HOW_TO_MAKE_ONE, LocalKeys, parse_master_keys
+from storage.encryption.providers.provider import ProviderHealth, RegisteredKey
 from storage.errors import ConfigurationError
 
 if TYPE_CHECKING:

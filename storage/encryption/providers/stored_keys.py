@@ -9,8 +9,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 
-from storage.encryption.local_keys import LocalKeys, MasterKey
-from storage.encryption.providers import RegisteredKey
+from storage.encryption.providers.local_keys import LocalKeys, MasterKey
+from storage.encryption.providers.provider import RegisteredKey
 from storage.errors import ConfigurationError, KeyMissing, KeyUnavailable
 
 

@@ -17,11 +17,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from storage.encryption.file_lock import exclusive
-from storage.encryption.key_file_text import new_text, with_key_first, with_keys_behind
-from storage.encryption.local_keys import MasterKey, parse_master_keys
-from storage.encryption.providers import ProviderHealth
-from storage.encryption.stored_keys import StoredKeys
+from storage.encryption.providers.file_lock import exclusive
+from storage.encryption.providers.key_file_text import new_text, with_key_first, with_keys_behind
+from storage.encryption.providers.local_keys import MasterKey, parse_master_keys
+from storage.encryption.providers.provider import ProviderHealth
+from storage.encryption.providers.stored_keys import StoredKeys
 from storage.errors import KeyMissing, KeyUnavailable
 from storage.private_folder import make_private_folder
 

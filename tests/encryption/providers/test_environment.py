@@ -8,7 +8,7 @@ import hashlib
 import pytest
 from pydantic import SecretStr
 
-from storage.encryption.environment import EnvironmentKeys
+from storage.encryption.providers.environment import EnvironmentKeys
 from storage.errors import ConfigurationError, KeyUnavailable
 
 GOOD = base64.b64encode(hashlib.sha256(b"good").digest()).decode()

@@ -17,11 +17,11 @@ from storage.database.statement import Row
 from storage.database.unit import Unit, execute, execute_many
 from storage.encryption import statements as sql
 from storage.encryption.envelope import DataKey
-from storage.encryption.key_batches import behind, each
 from storage.encryption.keyring import EVERYONE
 from storage.encryption.master_keys import MasterKeys
-from storage.encryption.providers import RegisteredKey
-from storage.encryption.rewrap import active_registered, unreadable_key
+from storage.encryption.providers.provider import RegisteredKey
+from storage.encryption.rotation.key_batches import behind, each
+from storage.encryption.rotation.rewrap import active_registered, unreadable_key
 from storage.encryption.status import Unreadable
 from storage.errors import EncryptionError, KeyUnavailable
 

@@ -13,7 +13,7 @@ import pytest
 
 from storage.database import Database, parse_url
 from storage.encryption.keyring import EVERYONE
-from storage.encryption.local_keys import MasterKey
+from storage.encryption.providers.local_keys import MasterKey
 from tests.encryption.everything_sealed import (
     USERS,
     as_text,
@@ -40,11 +40,11 @@ import storage.tables
 from pydantic import SecretStr
 from storage.database import Database, parse_url
 from storage.database import postgresql_drive, postgresql_lane, sqlite_drive, sqlite_lane
-from storage.encryption import rewrap
-from storage.encryption.environment import EnvironmentKeys
+from storage.encryption.rotation import rewrap
+from storage.encryption.providers.environment import EnvironmentKeys
 from storage.encryption.keyring import KeyRing
 from storage.encryption.registry import sealed_columns
-from storage.encryption.rotation import KeyRotation
+from storage.encryption.rotation.verbs import KeyRotation
 
 rewrap.BATCH = 20
 

@@ -11,12 +11,12 @@ from sqlalchemy import bindparam, update
 
 from storage.conversations.sql import SQLConversationStore
 from storage.database import Database
-from storage.encryption import reencrypt as reencrypting
 from storage.encryption.envelope import data_key_id_of
-from storage.encryption.generation import begin_generation
-from storage.encryption.key_batches import key_sets
 from storage.encryption.keyring import EVERYONE, KeyRing
-from storage.encryption.local_keys import MasterKey
+from storage.encryption.providers.local_keys import MasterKey
+from storage.encryption.rotation import reencrypt as reencrypting
+from storage.encryption.rotation.generation import begin_generation
+from storage.encryption.rotation.key_batches import key_sets
 from storage.encryption.sealed_rows import sealed_values
 from storage.encryption.status import Unreadable
 from storage.errors import KeyMissing, KeyUnavailable

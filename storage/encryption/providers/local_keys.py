@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Any, Final, NoReturn
 
 from storage.encryption.envelope import KEY_BYTES, KEY_ID_BYTES, NONCE_BYTES, TAG_BYTES
-from storage.encryption.providers import KeyProvider, RegisteredKey
+from storage.encryption.providers.provider import KeyProvider, RegisteredKey
 from storage.errors import ConfigurationError, KeyMismatch, KeyMissing, Tampered
 
 HOW_TO_MAKE_ONE: Final = (

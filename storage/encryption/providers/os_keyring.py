@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from storage.encryption.file_lock import exclusive
-from storage.encryption.local_keys import MasterKey, parse_master_keys
-from storage.encryption.providers import ProviderHealth
-from storage.encryption.stored_keys import StoredKeys
+from storage.encryption.providers.file_lock import exclusive
+from storage.encryption.providers.local_keys import MasterKey, parse_master_keys
+from storage.encryption.providers.provider import ProviderHealth
+from storage.encryption.providers.stored_keys import StoredKeys
 from storage.errors import ConfigurationError, KeyMissing, KeyUnavailable
 from storage.private_folder import make_private_folder
 

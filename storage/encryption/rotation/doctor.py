@@ -16,12 +16,12 @@ from typing import Final
 
 from storage.database.database import Database
 from storage.encryption import statements as sql
-from storage.encryption.key_batches import behind, key_sets
 from storage.encryption.keyring import EVERYONE, KeyRing
 from storage.encryption.keyset import KeySet
-from storage.encryption.reencrypt import unreadable_value
 from storage.encryption.registry import SealedColumn
-from storage.encryption.rewrap import unreadable_key
+from storage.encryption.rotation.key_batches import behind, key_sets
+from storage.encryption.rotation.reencrypt import unreadable_value
+from storage.encryption.rotation.rewrap import unreadable_key
 from storage.encryption.sealed_rows import SealedValue, rows_of, sealed_values
 from storage.encryption.status import Diagnosis, MasterKeyInfo, Progress, Unreadable
 from storage.errors import EncryptionError

@@ -7,8 +7,8 @@ import hashlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.encryption.key_file_text import HEADER, new_text, with_key_first, with_keys_behind
-from storage.encryption.local_keys import MasterKey, parse_master_keys
+from storage.encryption.providers.key_file_text import HEADER, new_text, with_key_first, with_keys_behind
+from storage.encryption.providers.local_keys import MasterKey, parse_master_keys
 
 KEYS = [MasterKey(hashlib.sha256(b"key %d" % number).digest()) for number in range(5)]
 A, B, C = KEYS[:3]

@@ -1,7 +1,7 @@
 """Seal every value again under a new data key, while users go on reading and writing.
 
-First a new generation of data keys (see storage.encryption.generation): whoever writes from then on seals under the
-new ones. Then the old values, some users at a time. A retired key is deleted once nothing names it any more, so
+First a new generation of data keys (see generation): whoever writes from then on seals under the new ones. Then the
+old values, some users at a time. A retired key is deleted once nothing names it any more, so
 retired keys are what a run that was killed has left to do.
 """
 
@@ -19,12 +19,12 @@ from storage.database.statement import Row, Statement
 from storage.database.unit import Unit, execute, execute_many
 from storage.encryption import statements as sql
 from storage.encryption.envelope import data_key_id_of, is_sealed
-from storage.encryption.generation import begin_generation
-from storage.encryption.key_batches import behind, key_sets
 from storage.encryption.keyring import EVERYONE, KeyRing
 from storage.encryption.keyset import KeySet
 from storage.encryption.registry import SealedColumn
-from storage.encryption.rewrap import unreadable_key
+from storage.encryption.rotation.generation import begin_generation
+from storage.encryption.rotation.key_batches import behind, key_sets
+from storage.encryption.rotation.rewrap import unreadable_key
 from storage.encryption.sealed_rows import SealedValue, rows_of, sealed_values
 from storage.encryption.status import Progress, Reencrypted, Unreadable
 from storage.errors import EncryptionError, KeyUnavailable

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from storage.encryption import file_lock
-from storage.encryption.file_lock import exclusive
-from storage.encryption.key_file import KeyFile
-from storage.encryption.local_keys import MasterKey, parse_master_keys
+from storage.encryption.providers import file_lock
+from storage.encryption.providers.file_lock import exclusive
+from storage.encryption.providers.key_file import KeyFile
+from storage.encryption.providers.local_keys import MasterKey, parse_master_keys
 from storage.errors import ConfigurationError, KeyMissing, KeyUnavailable
 
 PROCESSES = 8
@@ -24,7 +24,7 @@ ROUNDS = 30
 # Each process makes the same files in the same order, and tells the check value of what it got.
 RACER = """
 import asyncio, pathlib, sys
-from storage.encryption.key_file import KeyFile
+from storage.encryption.providers.key_file import KeyFile
 
 async def race(folder, rounds):
     for number in range(rounds):
@@ -41,7 +41,7 @@ asyncio.run(race(pathlib.Path(sys.argv[1]), int(sys.argv[2])))
 # Adds keys and puts them first until it is killed; tells of each when it is stored.
 ADDER = """
 import asyncio, pathlib, sys
-from storage.encryption.key_file import KeyFile
+from storage.encryption.providers.key_file import KeyFile
 
 async def add(path):
     keys = KeyFile(path)

@@ -13,12 +13,12 @@ from pydantic import SecretStr
 
 from storage import Storage
 from storage.config import StorageConfig
-from storage.encryption.aws_kms import AWSKMS
-from storage.encryption.configured import provider_for
-from storage.encryption.environment import EnvironmentKeys
-from storage.encryption.key_file import KeyFile
-from storage.encryption.local_keys import MasterKey
-from storage.encryption.os_keyring import OSKeyring
+from storage.encryption.providers.aws_kms import AWSKMS
+from storage.encryption.providers.configured import provider_for
+from storage.encryption.providers.environment import EnvironmentKeys
+from storage.encryption.providers.key_file import KeyFile
+from storage.encryption.providers.local_keys import MasterKey
+from storage.encryption.providers.os_keyring import OSKeyring
 from storage.errors import ConfigurationError
 from storage.testing.key_providers import KeyProviderContract, Open
 from tests.kms import aws_credentials, kms, kms_client, kms_server, new_key
@@ -178,8 +178,8 @@ async def test_somebody_elses_provider_is_named_by_its_dotted_path(tmp_path: Pat
     [
         ("tests.nowhere.Keys", "cannot import 'tests.nowhere'"),
         ("tests.third_party_keys.Keys", "has no class 'Keys'"),
-        ("storage.config.StorageConfig", "must be a subclass of storage.encryption.providers.KeyProvider"),
-        ("storage.encryption.local_keys.LocalKeys", "does not implement health, where"),
+        ("storage.config.StorageConfig", "must be a subclass of storage.encryption.providers.provider.KeyProvider"),
+        ("storage.encryption.providers.local_keys.LocalKeys", "does not implement health, where"),
     ],
 )
 async def test_a_dotted_path_that_leads_to_no_provider_is_refused(

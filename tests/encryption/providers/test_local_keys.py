@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.encryption.local_keys import LocalKeys, MasterKey, parse_master_keys
-from storage.encryption.providers import ProviderHealth, RegisteredKey
+from storage.encryption.providers.local_keys import LocalKeys, MasterKey, parse_master_keys
+from storage.encryption.providers.provider import ProviderHealth, RegisteredKey
 from storage.errors import ConfigurationError, KeyMismatch, KeyMissing, Tampered
 
 ONE = hashlib.sha256(b"test key one").digest()

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from storage import Storage
-from storage.encryption import aws_kms
-from storage.encryption.aws_kms import AWSKMS
-from storage.encryption.providers import RegisteredKey
+from storage.encryption.providers import aws_kms
+from storage.encryption.providers.aws_kms import AWSKMS
+from storage.encryption.providers.provider import RegisteredKey
 from storage.errors import ConfigurationError, KeyMismatch, KeyMissing, KeyUnavailable, StorageError, Tampered
 from tests.kms import aws_credentials, kms, kms_client, kms_server, new_key
 from tests.servers.moto import REGION, MotoServer

@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import bindparam, delete, select, update
 
 from storage.database import Database, Statement
-from storage.encryption import doctor as examining
-from storage.encryption.generation import begin_generation
 from storage.encryption.keyring import EVERYONE, KeyRing
-from storage.encryption.local_keys import MasterKey
+from storage.encryption.providers.local_keys import MasterKey
 from storage.encryption.registry import sealed_columns
+from storage.encryption.rotation import doctor as examining
+from storage.encryption.rotation.generation import begin_generation
 from storage.encryption.sealed_rows import sealed_values
 from storage.encryption.status import Unreadable
 from storage.secrets.table import CUSTOM_SEALED, TOKEN_SEALED

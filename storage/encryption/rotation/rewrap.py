@@ -15,9 +15,9 @@ from storage.database.database import Database
 from storage.database.statement import Row
 from storage.database.unit import Unit, execute, execute_many
 from storage.encryption import statements as sql
-from storage.encryption.key_batches import CONCURRENCY, each
 from storage.encryption.master_keys import MOST_ATTEMPTS, MasterKeys
-from storage.encryption.providers import RegisteredKey
+from storage.encryption.providers.provider import RegisteredKey
+from storage.encryption.rotation.key_batches import CONCURRENCY, each
 from storage.encryption.status import Progress, Rewrapped, Unreadable
 from storage.errors import EncryptionError, KeyUnavailable
 

@@ -14,12 +14,19 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from storage.encryption import bundle
-from storage.encryption.aws_kms import AWSKMS
-from storage.encryption.bundle import BundledKey, KeyDerivation, export_bundle, import_bundle, open_bundle, seal_bundle
-from storage.encryption.environment import EnvironmentKeys
-from storage.encryption.key_file import KeyFile
-from storage.encryption.local_keys import MasterKey
+from storage.encryption.providers import bundle
+from storage.encryption.providers.aws_kms import AWSKMS
+from storage.encryption.providers.bundle import (
+    BundledKey,
+    KeyDerivation,
+    export_bundle,
+    import_bundle,
+    open_bundle,
+    seal_bundle,
+)
+from storage.encryption.providers.environment import EnvironmentKeys
+from storage.encryption.providers.key_file import KeyFile
+from storage.encryption.providers.local_keys import MasterKey
 from storage.errors import ConfigurationError, InvalidInput, KeyMismatch, KeyMissing, Tampered
 
 PASSPHRASE = "correct horse battery staple"

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any, Final
 
 from storage.config import StorageConfig
-from storage.encryption.providers import KeyProvider
+from storage.encryption.providers.provider import KeyProvider
 from storage.errors import ConfigurationError
 from storage.extension import load_class
 
 _CLASSES: Final = {
-    "environment": "storage.encryption.environment.EnvironmentKeys",
-    "key-file": "storage.encryption.key_file.KeyFile",
-    "keyring": "storage.encryption.os_keyring.OSKeyring",
-    "aws-kms": "storage.encryption.aws_kms.AWSKMS",
+    "environment": "storage.encryption.providers.environment.EnvironmentKeys",
+    "key-file": "storage.encryption.providers.key_file.KeyFile",
+    "keyring": "storage.encryption.providers.os_keyring.OSKeyring",
+    "aws-kms": "storage.encryption.providers.aws_kms.AWSKMS",
 }
 """Our own by name; loaded as others are by dotted path, so that nobody pays for a provider that is not used."""
 

@@ -12,13 +12,13 @@ from storage.clock import now
 from storage.database.database import Database
 from storage.database.unit import Unit, execute
 from storage.encryption import statements as sql
-from storage.encryption.doctor import count_unfinished, examine
 from storage.encryption.keyring import KeyRing
 from storage.encryption.master_keys import MOST_ATTEMPTS
-from storage.encryption.providers import RegisteredKey
-from storage.encryption.reencrypt import reencrypt
+from storage.encryption.providers.provider import RegisteredKey
 from storage.encryption.registry import SealedColumn
-from storage.encryption.rewrap import rewrap
+from storage.encryption.rotation.doctor import count_unfinished, examine
+from storage.encryption.rotation.reencrypt import reencrypt
+from storage.encryption.rotation.rewrap import rewrap
 from storage.encryption.status import (
     Diagnosis,
     KeysStatus,

@@ -34,9 +34,9 @@ from hmac import compare_digest
 from typing import Any, Final
 
 from storage.encryption.envelope import COMMITMENT_BYTES, KEY_BYTES, KEY_ID_BYTES, NONCE_BYTES
-from storage.encryption.local_keys import LocalKeys, MasterKey
-from storage.encryption.providers import KeyProvider, RegisteredKey
-from storage.encryption.stored_keys import StoredKeys
+from storage.encryption.providers.local_keys import LocalKeys, MasterKey
+from storage.encryption.providers.provider import KeyProvider, RegisteredKey
+from storage.encryption.providers.stored_keys import StoredKeys
 from storage.errors import ConfigurationError, InvalidInput, KeyMismatch, Tampered
 
 KIND: Final = "master-key-bundle"

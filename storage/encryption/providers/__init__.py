@@ -1,0 +1,1 @@
+"""Who holds the master keys: the interface, four providers of our own, and bundles to carry keys away."""

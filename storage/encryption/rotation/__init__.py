@@ -1,0 +1,1 @@
+"""Changing keys while everything runs, and finding what does not open."""
