@@ -21,7 +21,7 @@ from storage.conversations.table import SEALED_EXTRA, ConversationTable
 from storage.database.statement import Row
 from storage.encryption.envelope import SealContext
 from storage.encryption.keyset import KeySet
-from storage.errors import DatabaseError, EncryptionError, InvalidInput, Tampered
+from storage.errors import DatabaseError, EncryptionError, InvalidInput, KeyUnavailable, Tampered
 from storage.identity import LOCAL_USER
 from storage.providers import ProviderType
 from storage.secret_fields import exposed, field_value, holds_secret, secret_fields
@@ -54,19 +54,34 @@ class BoundRow:
         parameters: by column name, all but `sealed_extra` in their final form.
         secrets: what to seal, None if there is nothing.
         sealed: sealed bytes to keep as they are, when there is nothing to seal.
+        unread: whether the secrets that were stored could not be opened: what is not among `secrets` is not known to be
+            unset.
     """
 
     parameters: dict[str, Any]
     secrets: dict[str, Any] | None = field(default=None, repr=False)
     sealed: bytes | None = field(default=None, repr=False)
+    unread: bool = False
 
-    def sealed_with(self, keys: KeySet | None) -> dict[str, Any]:
-        """The parameters, with the secrets sealed."""
+    def sealed_with(self, keys: KeySet | None, stored: bytes | None = None) -> dict[str, Any]:
+        """The parameters, with the secrets sealed.
+
+        Args:
+            keys: None if there is nothing to seal.
+            stored: if `unread`, what the row holds. What opens by now is kept beside the secrets that are set; what
+                does not is replaced, on purpose.
+
+        Raises:
+            KeyUnavailable: the key of `stored` is out of reach for now.
+        """
         sealed = self.sealed
         if self.secrets is not None and keys is not None:
             for name, value in self.secrets.items():
                 secret_bytes(name, value)  # refuses what must not be stored, by its name
-            sealed = keys.seal(SEALED_EXTRA.context(self.parameters), secret_bytes("the secret fields", self.secrets))
+            context, secrets = SEALED_EXTRA.context(self.parameters), self.secrets
+            if self.unread and stored is not None:
+                secrets = {**_opened_or_nothing(keys, context, stored), **secrets}
+            sealed = keys.seal(context, secret_bytes("the secret fields", secrets))
         return {**self.parameters, "sealed_extra": sealed}
 
 
@@ -146,6 +161,7 @@ class ModelCodec(Generic[M]):
                 bound.sealed = rest.sealed
                 return
             secrets = {**rest.undeclared.get_secret_value(), **secrets}
+            bound.unread = rest.problem is not None
         bound.secrets = secrets or None
 
     # ---- from the row
@@ -193,9 +209,7 @@ class ModelCodec(Generic[M]):
         try:
             if not isinstance(keys, KeySet):
                 raise keys if keys is not None else EncryptionError("the secrets of this conversation were not opened")
-            fields = orjson.loads(keys.open(context, sealed))
-            if not isinstance(fields, dict):
-                raise Tampered(f"the sealed fields of conversation {conversation_id!r} are no JSON object")
+            fields = _opened(keys, context, sealed)
         except EncryptionError as error:
             return SealedRest(user_id, conversation_id, sealed, problem=f"{type(error).__name__}: {error}"), {}
         undeclared = {name: value for name, value in fields.items() if name not in self.secret_names}
@@ -235,6 +249,22 @@ def _assembled(model: type[M], values: dict[str, Any], extra: dict[str, Any], re
     put(found, "__pydantic_extra__", extra)
     put(found, "__pydantic_private__", {"_sealed_rest": rest})
     return found
+
+
+def _opened(keys: KeySet, context: SealContext, sealed: bytes) -> dict[str, Any]:
+    fields = orjson.loads(keys.open(context, sealed))
+    if not isinstance(fields, dict):
+        raise Tampered(f"the sealed fields of conversation {context.row_id!r} are no JSON object")
+    return fields
+
+
+def _opened_or_nothing(keys: KeySet, context: SealContext, sealed: bytes) -> dict[str, Any]:
+    try:
+        return _opened(keys, context, sealed)
+    except KeyUnavailable:
+        raise
+    except EncryptionError:
+        return {}
 
 
 def _is_set(field: FieldInfo, value: Any) -> bool:

@@ -90,7 +90,11 @@ class SQLConversationStore(ConversationStore):
             # newer: a rotation may have sealed them again, and deleted the key of those that were read.
             held = bound.sealed is None or (yield from hold_key_of(self._user_id, bound.sealed))
             statement = sql.SAVE if bound.sealed is None else sql.SAVE_BUT_SEALED
-            rows = yield from execute(statement, **bound.sealed_with(keys))
+            there: list[Row] = []
+            if bound.unread:
+                this = {"user_id": self._user_id, "conversation_id": metadata.conversation_id}
+                there = yield from execute(sql.GET_FOR_UPDATE, **this)
+            rows = yield from execute(statement, **bound.sealed_with(keys, there[0][SEALED] if there else None))
             if rows and rows[0][0] == 1 and not held:
                 raise _outlived(metadata.conversation_id)
             if not rows:
@@ -132,7 +136,7 @@ class SQLConversationStore(ConversationStore):
                 raise _not_found(conversation_id)
             metadata = self._codec.decode(rows[0], self._user_id, keys)
             assign(metadata, changes)
-            after = self._codec.bind(metadata, self._user_id).sealed_with(keys)
+            after = self._codec.bind(metadata, self._user_id).sealed_with(keys, rows[0][SEALED])
             written = list(columns)
             if names - _COLUMNS - self._codec.secret_names:
                 written.append("extra")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Final, TypeVar
 
 from storage.clock import now
+from storage.database.statement import Row
 from storage.database.unit import Executor, Unit, execute
 from storage.encryption import statements as sql
 from storage.encryption.envelope import DataKey, data_key_id_of, is_sealed
@@ -149,15 +150,29 @@ class KeyRing:
                 raise
             return await executor.run(lambda: unit(newer))
 
-    async def run_with_keys_read_now(self, executor: Executor, user_id: str, unit: Callable[[Keys], Unit[T]]) -> T:
-        """The same, but not on the word of a cached set: for a unit that gives up what it cannot open.
+    async def run_with_keys_read_now(self, executor: Executor, user_id: str, unit: Callable[[KeySet], Unit[T]]) -> T:
+        """Run a unit that gives up what it cannot open, with the user's keys as they are when it ends.
+
+        A rotation may change them while the unit waits for its rows, and what was sealed again since is not lost: then
+        the unit is rolled back, and run again with the keys that are there by now. An active data key that was altered
+        is retired, so that the next secret makes another one.
 
         Raises:
+            KeyMissing, KeyMismatch, KeyUnavailable: locked; nothing was written.
             Exception: whatever the unit raises; it is rolled back.
         """
-        await self.start(executor)
-        self.forget(user_id)
-        return await self.run_with_what_is_held(executor, user_id, unit)
+        for _ in range(MOST_ATTEMPTS):
+            rows = await executor.read(sql.DATA_KEYS_OF_USER, {"user_id": user_id})
+            # Compared after they were read, so that no row is younger than what is known of its master key.
+            await self.start(executor)
+            self.require_unlocked()
+            self.forget(user_id)
+            keys = await self.master_keys.key_set(user_id, rows)
+            try:
+                return await executor.run(_unless_changed(keys, rows, unit))
+            except _KeysChangedError:
+                continue
+        raise KeyUnavailable(f"the data keys of {user_id!r} keep changing; try again")
 
     async def _keys_or_why_not(self, executor: Executor, user_id: str) -> Keys:
         try:
@@ -291,6 +306,26 @@ def _holding(keys: KeySet, unit: Callable[[KeySet], Unit[T]]) -> Callable[[], Un
         if not (yield from execute(sql.HOLD_ACTIVE, id=key_id)):
             return None
         return ((yield from unit(keys)),)
+
+    return guarded
+
+
+class _KeysChangedError(Exception):
+    """The user's data keys are not those that the unit was given; what it did is rolled back."""
+
+
+def _unless_changed(keys: KeySet, rows: list[Row], unit: Callable[[KeySet], Unit[T]]) -> Callable[[], Unit[T]]:
+    """`unit` before a check that the user's data keys are still `rows`. After it: the unit's locks are held by then."""
+
+    def guarded() -> Unit[T]:
+        outcome = yield from unit(keys)
+        by_now = yield from execute(sql.DATA_KEYS_OF_USER, user_id=keys.user_id)
+        if {row[0]: row for row in by_now} != {row[0]: row for row in rows}:
+            raise _KeysChangedError
+        if isinstance(keys.failures.get(keys.active_id or b""), Tampered):
+            # Kept, for its row may be restored; but nothing can ever be sealed under it as it is.
+            yield from execute(sql.RETIRE_DATA_KEY, which=uuid.UUID(bytes=keys.active_id))
+        return outcome
 
     return guarded
 

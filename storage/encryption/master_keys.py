@@ -214,12 +214,17 @@ class MasterKeys:
                 )
             self._require_a_key(frozenset(), "")
             if await any_sealed_value(executor):
-                raise KeyMismatch(
-                    "the database holds sealed values and knows no key (the tables key_encryption_key and data_key are "
-                    "empty), so none is made over them. Restore those tables from a backup; or give the values up, "
-                    "with: storage keys new. Nothing was changed"
-                )
-            await self.ask(self.provider.generate())
+                # Perhaps another process has made the first key and the first value since the look above.
+                await self.check(executor)
+                self.require_unlocked()
+                if not self.known:
+                    raise KeyMismatch(
+                        "the database holds sealed values and knows no key (the tables key_encryption_key and data_key "
+                        "are empty), so none is made over them. Restore those tables from a backup; or give the values "
+                        "up, with: storage keys new. Nothing was changed"
+                    )
+            else:
+                await self.ask(self.provider.generate())
         known = self.known
         key = self._expected(await self.ask(self.provider.enrol()), RegisteredKey)
         if len(key.kek_id) != KEY_ID_BYTES or not key.check_value:

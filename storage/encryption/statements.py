@@ -195,6 +195,12 @@ HOLD_ACTIVE_OF_USERS: Final = Statement(
 )
 """(id) of the active data keys of users; their state is nobody else's to change, and writers go on sealing."""
 
+HOLD_TO_RESEAL: Final = Statement(
+    "data_key.hold_to_reseal",
+    select(_key.id).where(_of_users, _is_active).with_for_update(read=True, key_share=True, skip_locked=True),
+)
+"""(id) of the active data keys of users, which cannot be deleted until the transaction ends; see SealedRows.hold."""
+
 RETIRE_DATA_KEY: Final = Statement(
     "data_key.retire",
     update(DataKeyTable).where(_key.id == bindparam("which", type_=_key.id.type), _is_active).values(state=RETIRED),

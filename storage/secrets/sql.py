@@ -293,8 +293,7 @@ class SQLSecretsStore(SecretsStore):
         return await self._executor.run(unit)
 
     async def discard_unreadable(self) -> tuple[str, ...]:
-        def unit(keys: Keys) -> Unit[tuple[str, ...]]:
-            held = held_or_raise(keys)
+        def unit(held: KeySet) -> Unit[tuple[str, ...]]:
             if not (yield from execute(sql.HOLD_SET, owner=self._user_id)):
                 return ()
             head = yield from self._hold_set()

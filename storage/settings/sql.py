@@ -226,9 +226,7 @@ class SQLSettingsStore(SettingsStore):
             return settings
 
     async def discard_unreadable(self) -> tuple[str, ...]:
-        def unit(keys: Keys) -> Unit[tuple[str, ...]]:
-            if isinstance(keys, EncryptionError):
-                raise keys
+        def unit(keys: KeySet) -> Unit[tuple[str, ...]]:
             stored = yield from self._lock(keys)
             for error in stored.failures.values():
                 if isinstance(error, KeyUnavailable):

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 SILENCE_SECONDS = 60.0
 """After which a command that waits for an answer which nobody gives is ended, and its test fails."""
 
-# A session of its own, whose terminal is the one that the test holds: getpass asks /dev/tty.
+# A session of its own, whose terminal is the one that the test holds: getpass asks /dev/tty. What a shell starts in the
+# background ignores Ctrl-C, and so would what that starts.
 _LAUNCH = """
-import os
+import os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.setsid()
 os.close(os.open(os.ttyname(0), os.O_RDWR))
 from storage.cli import main

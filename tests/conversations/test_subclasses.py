@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import uuid
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -14,10 +15,12 @@ from storage.conversations.model import ConversationMetadata
 from storage.conversations.sql import SQLConversationStore
 from storage.conversations.store import SaveOutcome
 from storage.database import Database, Row, Statement, Unit, execute
+from storage.encryption.envelope import data_key_id_of
 from storage.encryption.keyring import KeyRing
 from storage.encryption.providers.environment import EnvironmentKeys
 from storage.encryption.providers.local_keys import MasterKey
-from storage.errors import DatabaseError, InvalidInput, KeyMismatch, KeyMissing
+from storage.encryption.rotation.generation import begin_generation
+from storage.errors import DatabaseError, InvalidInput, KeyMismatch, KeyMissing, KeyUnavailable
 from storage.secret_models import MASK
 from storage.tables import ConversationTable, EventTable
 
@@ -362,3 +365,40 @@ async def test_saving_many_never_overwrites_secrets(database: Database, keyring:
     assert isinstance(found, Guarded)
     assert found.token is not None
     assert found.token.get_secret_value() == "t0p s3cret"
+
+
+async def test_setting_one_secret_of_a_conversation_that_was_read_while_locked_keeps_the_others(
+    database: Database, keyring: KeyRing, locked: KeyRing, user_id: str
+) -> None:
+    store = SQLConversationStore(database, user_id, keyring, Guarded)
+    await store.save_metadata(guarded())
+    found = await SQLConversationStore(database, user_id, locked, Guarded).get_metadata("c1")
+    assert isinstance(found, Guarded)
+    found.token = SecretStr("n3w")
+    await store.save_metadata(found)  # the key is back
+    opened = await store.get_metadata("c1")
+    assert isinstance(opened, Guarded)
+    assert (opened.token, opened.blob, opened.number) == (SecretStr("n3w"), SecretBytes(b"bl0b"), Secret(42))
+    assert opened.accounts == guarded().accounts
+
+
+async def test_a_secret_is_not_set_over_others_whose_key_service_is_down(
+    database: Database, keyring: KeyRing, user_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SQLConversationStore(database, user_id, keyring, Guarded)
+    await store.save_metadata(guarded())
+    before = (await stored(database))[1]
+    masters, under = keyring.master_keys, data_key_id_of(before)
+    await begin_generation(database, masters)
+    unwrap = masters.unwrap
+
+    async def down_for_the_old_key(kek_id: bytes, owner: str, row_id: uuid.UUID, wrapped: bytes) -> Any:
+        if row_id.bytes == under:
+            raise KeyUnavailable("the key service is down")
+        return await unwrap(kek_id, owner, row_id, wrapped)
+
+    keyring.forget()
+    monkeypatch.setattr(masters, "unwrap", down_for_the_old_key)
+    with pytest.raises(KeyUnavailable, match="is down"):
+        await store.update_metadata("c1", token="n3w")
+    assert (await stored(database))[1] == before

@@ -57,7 +57,7 @@ async def reencrypt(
     if not resumed:
         failures = await begin_generation(database, keyring.master_keys)
         keyring.forget()
-        run = _Run(database, keyring, columns, progress)
+        run = _Run(database, keyring, columns, progress, told=run.users)
         await run.reseal_all()
         run.unreadable.update(dict.fromkeys(failures))
     return Reencrypted(run.users, run.resealed, resumed, tuple(run.unreadable))
@@ -71,6 +71,8 @@ class _Run:
     keyring: KeyRing
     columns: Sequence[SealedColumn]
     progress: Progress | None
+    told: int = 0
+    """Users that an earlier walk has told of: what is done never gets less."""
     users: int = 0
     resealed: int = 0
     deleted: int = 0
@@ -87,7 +89,7 @@ class _Run:
             waiting += left
             self.users += len(user_ids)
             if self.progress is not None:
-                self.progress(min(self.users, total), total)
+                self.progress(self.told + min(self.users, total), self.told + total)
             start = behind(user_ids[-1])
             size = max(1, size // 2) if volume > BATCH_BYTES else min(MOST_USERS, size * 2)
         # The others are waited for one at a time, with nothing else in hand.
@@ -178,12 +180,15 @@ def _store(changes: Sequence[_Change]) -> Unit[set[SealedValue]]:
     """Put each value in the place of the one that was read, if that is still there; returns those that were stored.
 
     Nothing but the sealed column changes. What a user has written meanwhile stays, and what somebody is just writing
-    is left for later.
+    is left for later; so is what was sealed under a key that another run has replaced by now, and perhaps deleted.
     """
     stored: set[SealedValue] = set()
     by_column: dict[SealedColumn, list[_Change]] = defaultdict(list)
+    owners = sorted({value.context.user_id for value, _ in changes})
+    active = {row_id.bytes for (row_id,) in (yield from execute(sql.HOLD_TO_RESEAL, user_ids=owners))}
     for change in changes:
-        by_column[change[0].column].append(change)
+        if data_key_id_of(change[1]) in active:
+            by_column[change[0].column].append(change)
     for column, of_column in by_column.items():
         rows = rows_of(column)
         user_ids = sorted({value.context.user_id for value, _ in of_column})

@@ -71,7 +71,7 @@ async def rewrap(database: Database, masters: MasterKeys, progress: Progress | N
     counts = await database.read(sql.DATA_KEYS_BY_MASTER_KEY, {}, scan=True)
     already = sum(number for kek_id, _, number in counts if kek_id == key.kek_id)
     total = sum(number for kek_id, _, number in counts if kek_id != key.kek_id and kek_id not in masters.given_up)
-    moved = 0
+    moved = told = 0
     failed: list[Unreadable] = []
     for attempt in range(MOST_ATTEMPTS):
         failed, after, left = [], _BEFORE_ALL, 0
@@ -91,7 +91,9 @@ async def rewrap(database: Database, masters: MasterKeys, progress: Progress | N
                 await masters.check(database)
                 masters.require_unlocked()
             if progress is not None:
-                progress(min(moved + len(failed), total), total)
+                # Another pass counts those that failed from the start again.
+                told = max(told, min(moved + len(failed), total))
+                progress(told, total)
         if not left:
             break
         # Held by somebody else, moved by somebody else, or deleted: the next pass tells.
