@@ -26,6 +26,9 @@ Kek: TypeAlias = Annotated[
     str, Parameter(name="KEK", help="Id of a master key, as `storage keys status` shows it; its beginning will do.")
 ]
 
+_IMPORTING: Final = frozenset({"key-file", "keyring"})
+"""Names of the providers that `storage keys import` and `storage keys new` can store a key with."""
+
 _SHORTEST_PREFIX: Final = 6
 """Hex digits of an id from which on it may be shortened: fewer would be a guess."""
 
@@ -53,8 +56,8 @@ async def status(*, connection: Connection = DEFAULT, json: AsJSON = False) -> i
             ("state", found.ring.state),
             ("provider", found.ring.provider),
             ("place", found.ring.where),
-            ("data keys", found.ring.data_keys),
-            ("to be replaced", found.unfinished),
+            ("data keys", f"{found.ring.data_keys:,}"),
+            ("to be replaced", f"{found.unfinished:,}"),
         ]
     )
     if found.master_keys:
@@ -203,7 +206,11 @@ async def abandon(
         show_json({"kek_id": kek_id, "data_keys": given_up})
     else:
         line(f"the master key {kek_id} is given up, with {counted(given_up, 'data key')}")
-        line("next: storage keys new, unless another key is in place; set the secrets again; storage keys reencrypt")
+        if found.ring.provider in _IMPORTING:
+            first = "storage keys new, unless another key is in place"
+        else:
+            first = f"a new master key in {plain(found.ring.where)}, unless another one is there already"
+        line(f"next: {first}; set the secrets again; storage keys reencrypt")
 
 
 @app.command
@@ -251,14 +258,17 @@ def _problems(found: KeysStatus) -> list[tuple[str, str]]:
     missing = [key for key in found.master_keys if key.state == "missing" and key.data_keys]
     lost = ", ".join(f"`storage keys abandon {key.kek_id}`" for key in missing)
     given_up = f". If it is lost for good, {lost} gives it up" if lost else ""
+    put_back = f"put that master key back into {ring.where}"
+    if ring.provider in _IMPORTING:
+        put_back += ", or use `storage keys import`"
     if ring.reason == "KeyUnavailable":
         problems.append((ring.message, f"make {ring.where} usable again"))
     elif ring.state == "locked":
-        problems.append((ring.message, f"put that key back, or use `storage keys import`{given_up}"))
+        problems.append((ring.message, f"{put_back}{given_up}"))
     elif missing:
         number = counted(sum(key.data_keys for key in missing), "data key")
         message = f"{number} wrapped under {', '.join(key.kek_id for key in missing)}, not in {ring.where}"
-        problems.append((message, f"put that master key back, or use `storage keys import`{given_up}"))
+        problems.append((message, f"{put_back}{given_up}"))
     if found.unfinished:
         problems.append(
             (

@@ -212,6 +212,7 @@ def _called(name: str, *, provider: bool) -> str:
 
 
 def _not_found(name: str, *, provider: bool) -> Exception:
-    from storage.secrets.store import no_secret
+    from storage.errors import SecretNotFound
 
-    return no_secret("provider token" if provider else "custom secret", name)
+    kind = "provider token" if provider else "custom secret"
+    return SecretNotFound(f"no {kind} named {name!r} is stored for this user; `storage secrets list` shows which are")

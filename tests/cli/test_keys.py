@@ -74,6 +74,22 @@ def test_status_of_a_storage_without_secrets_is_well(either_shell: Shell) -> Non
     assert "all is well" in either_shell.well("keys", "status").lines[-1]
 
 
+def test_a_remedy_is_one_that_works_with_the_provider(one_keeper: Keeper) -> None:
+    def remedy(**environment: str) -> str:
+        outcome = one_keeper("keys", "status", "--json", **environment)
+        assert outcome.code == 1
+        return str(outcome.json["problems"][0]["remedy"])
+
+    active = one_keeper.active()
+    assert "storage keys import" not in remedy(STORAGE_MASTER_KEY=WRONG_KEY)
+    assert "back into STORAGE_MASTER_KEY" in remedy(STORAGE_MASTER_KEY=WRONG_KEY)
+    one_keeper.key_file.unlink()
+    assert "storage keys import" in remedy()
+    given_up = one_keeper.well("keys", "abandon", active, "--yes", STORAGE_MASTER_KEY=WRONG_KEY)
+    assert "storage keys new" not in given_up.output
+    assert "next: a new master key in STORAGE_MASTER_KEY" in given_up.output
+
+
 @pytest.mark.parametrize("required", ["false", "true"])
 def test_with_a_wrong_key_status_names_the_right_one_and_the_remedy(keeper: Keeper, required: str) -> None:
     active = keeper.active()
