@@ -188,8 +188,10 @@ def _rewrite(path: Path, edit: Callable[[str], str]) -> None:
                 if _read(target) != old:
                     raise KeyUnavailable(f"the key file {path} was changed by another program just now; try again")
                 temporary.replace(target)
-            finally:
+            except BaseException:
                 temporary.unlink(missing_ok=True)
+                raise
+            # The lock went with the old file: from here on the temporary name is the next holder's.
             _sync_folder(target.parent)
     except FileNotFoundError:
         raise KeyMissing(f"the key file {path} does not exist") from None

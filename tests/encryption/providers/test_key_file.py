@@ -364,6 +364,24 @@ async def test_keys_that_are_added_and_moved_at_once_are_all_kept(path: Path, mo
     assert len(await KeyFile(path).export()) == 7
 
 
+async def test_once_the_file_is_replaced_the_temporary_name_is_the_next_writers(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = KeyFile(path)
+    await keys.generate()
+    real_replace, next_writers = Path.replace, path.with_name(".master.key.new")
+
+    def replace_and_be_followed(self: Path, target: Path) -> Path:
+        replaced = real_replace(self, target)
+        next_writers.write_text("what the next holder of the lock is about to put in place")
+        return replaced
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", replace_and_be_followed)
+        await keys.add()
+    assert next_writers.exists()
+
+
 def test_killed_at_any_moment_the_file_is_whole_and_has_every_key(path: Path) -> None:
     asyncio.run(KeyFile(path).generate())
     stored: list[str] = []
