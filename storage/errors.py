@@ -150,5 +150,17 @@ class FileAccessDenied(FileStoreError):
     """The backend refused access; what was there before is still whole."""
 
 
+class FileExists(Conflict, FileExistsError):
+    """A file is at the path already, and the write was to create one (`if_absent`). Nothing was changed."""
+
+
+class FileChanged(Conflict):
+    """The file is gone or is not the one whose etag the write expected (`if_match`). Nothing was changed."""
+
+
+class NotSupported(StorageError):
+    """This backend cannot do what was asked; the message names one that can."""
+
+
 class PathRejected(InvalidInput):
     """The path breaks the path rule (see storage.files.paths)."""

@@ -34,6 +34,7 @@ from storage.files.rows import (
     replace_by_copy,
     save,
     save_all,
+    save_if,
 )
 from storage.files.store import (
     Content,
@@ -206,9 +207,19 @@ class FileCatalog(FileStore):
 
     # ---- FileStore
 
-    async def _write(self, path: str, content: bytes | AsyncIterable[bytes], media_type: str | None) -> FileStat:
+    async def _write(
+        self,
+        path: str,
+        content: bytes | AsyncIterable[bytes],
+        media_type: str | None,
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+    ) -> FileStat:
         blob = await self._put(path, content, media_type or guess_media_type(path))
-        return await self._executor.run(lambda: save(self._user_id, blob))
+        if not if_absent and if_match is None:
+            return await self._executor.run(lambda: save(self._user_id, blob))
+        return await self._executor.run(lambda: save_if(self._user_id, blob, if_absent=if_absent, if_match=if_match))
 
     async def _read(self, path: str) -> bytes:
         return await self._get(await self._find(path))

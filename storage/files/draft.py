@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -14,7 +16,7 @@ from typing import Final
 from uuid import uuid4
 
 from storage.errors import Conflict, FileAccessDenied, FileStoreFull, FileStoreUnavailable, StorageError
-from storage.files.store import FileStat, guess_media_type
+from storage.files.store import FileStat, check, guess_media_type
 
 FILE_MODE: Final = 0o600
 """Private to the user: conversations hold what their agents saw."""
@@ -23,6 +25,8 @@ _DRAFT = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_ACCESS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+_NO_LOCKS = frozenset({errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP})
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -61,18 +65,32 @@ class Draft:
             while rest:
                 rest = rest[os.write(self._file, rest) :]
 
-    def commit(self) -> FileStat:
+    def commit(self, *, if_absent: bool, if_match: str | None) -> FileStat:
         """Make the content durable, then visible, then make that durable: fsync, rename, fsync of the folder."""
         with self._guard, typed(self._path):
+            # The kernel stamps files with the time of its last tick, so two writes within 4 ms could have one etag.
+            os.utime(self._file, ns=(stamp := time.time_ns(), stamp))
             flush(self._file)
+            conditional = if_absent or if_match is not None
             try:
-                os.rename(self._temporary, self._name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+                with exclusive(self._folder) if conditional else shared(self._folder):
+                    if conditional:
+                        check(self._path, self._present(), if_absent=if_absent, if_match=if_match)
+                    os.rename(self._temporary, self._name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
             except (IsADirectoryError, NotADirectoryError) as error:
                 raise folder_in_the_way(self._path) from error
             flush(self._folder)
             found = os.fstat(self._file)
             self._close()
         return described(self._path, found)
+
+    def _present(self) -> str | None:
+        """The etag of the file that is at the path now."""
+        try:
+            found = os.stat(self._name, dir_fd=self._folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        return etag(found) if stat.S_ISREG(found.st_mode) else None
 
     def discard(self) -> None:
         """Forget the content; what was at the path stays. Does nothing after a commit."""
@@ -93,7 +111,41 @@ class Draft:
 def described(path: str, found: os.stat_result) -> FileStat:
     """A FileStat from what the file system reports."""
     updated_at = _EPOCH + timedelta(microseconds=found.st_mtime_ns // 1000)
-    return FileStat(path=path, size=found.st_size, updated_at=updated_at, media_type=guess_media_type(path))
+    return FileStat(
+        path=path, size=found.st_size, updated_at=updated_at, media_type=guess_media_type(path), etag=etag(found)
+    )
+
+
+def etag(found: os.stat_result) -> str:
+    """What differs between any two writes: each makes a new inode, and stamps it to the nanosecond."""
+    return f"{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}"
+
+
+@contextmanager
+def exclusive(folder: int) -> Iterator[None]:
+    """Keep every other writer and deleter out of a folder while a condition is checked and acted upon."""
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(folder, fcntl.LOCK_UN)
+
+
+@contextmanager
+def shared(folder: int) -> Iterator[None]:
+    """Change a folder, but not between another writer's check and its act."""
+    try:
+        fcntl.flock(folder, fcntl.LOCK_SH)
+    except OSError as error:
+        # Network file systems may not lock folders. Then no conditional write can succeed there either.
+        if error.errno not in _NO_LOCKS:
+            raise
+        yield
+        return
+    try:
+        yield
+    finally:
+        fcntl.flock(folder, fcntl.LOCK_UN)
 
 
 @contextmanager

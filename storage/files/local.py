@@ -29,6 +29,9 @@ a few more threads than cores pay; a pool of our own, because the loop's default
 class LocalFileStore(FileStore):
     """A FileStore in a folder. Folders are made with mode 0700, files with 0600.
 
+    Conditional writes (`if_absent`, `if_match`) are atomic among all stores on the folder, in any process, by a lock
+    on it (flock); a program that replaces files there by itself is not held up by it.
+
     A file system cannot hold a file `a` and a folder `a/` together: the second of the two is refused with Conflict.
     Symbolic links below the root are refused with FileAccessDenied and left out of listings.
 
@@ -68,14 +71,22 @@ class LocalFileStore(FileStore):
         """Finish what is under way, then end the threads."""
         await asyncio.to_thread(self._pool.shutdown)
 
-    async def _write(self, path: str, content: bytes | AsyncIterable[bytes], media_type: str | None) -> FileStat:
+    async def _write(
+        self,
+        path: str,
+        content: bytes | AsyncIterable[bytes],
+        media_type: str | None,
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+    ) -> FileStat:
         if isinstance(content, bytes):
-            return await self._run(self._tree.write, path, content)
+            return await self._run(self._tree.write, path, content, if_absent=if_absent, if_match=if_match)
         draft = await self._run_or(Draft.discard, self._tree.draft, path)
         try:
             async for chunk in content:
                 await self._run(draft.append, checked_chunk(chunk))
-            return await self._run(draft.commit)
+            return await self._run(draft.commit, if_absent=if_absent, if_match=if_match)
         finally:
             # Shielded: a cancelled caller must not leave the temporary file behind.
             await asyncio.shield(self._run(draft.discard))

@@ -7,16 +7,27 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import AsyncGenerator, AsyncIterable
+from dataclasses import dataclass
 from datetime import datetime
+from itertools import count
 from typing import Final
 
 from storage.clock import now
 from storage.errors import FileStoreFull, InvalidInput
 from storage.files.paths import under
-from storage.files.store import FileStat, FileStore, checked_chunk, guess_media_type, missing
+from storage.files.store import FileStat, FileStore, check, checked_chunk, guess_media_type, missing
 
 DEFAULT_LIMIT_BYTES: Final = 256 * 1024 * 1024
 """Enough for any test, and small enough to be noticed before the machine swaps."""
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    data: bytes
+    updated_at: datetime
+    created_at: datetime
+    media_type: str | None
+    etag: str
 
 
 class MemoryFileStore(FileStore):
@@ -30,22 +41,37 @@ class MemoryFileStore(FileStore):
         if limit_bytes < 0:
             raise InvalidInput(f"limit_bytes must be 0 or more, not {limit_bytes}")
         self.limit_bytes = limit_bytes
-        self._files: dict[str, tuple[bytes, datetime, datetime, str | None]] = {}
+        self._files: dict[str, _File] = {}
+        self._etags = count(1)
         self._held_bytes = 0
 
     @property
     def location(self) -> str:
         return "this process, gone when it ends"
 
-    async def _write(self, path: str, content: bytes | AsyncIterable[bytes], media_type: str | None) -> FileStat:
+    async def _write(
+        self,
+        path: str,
+        content: bytes | AsyncIterable[bytes],
+        media_type: str | None,
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+    ) -> FileStat:
         data = content if isinstance(content, bytes) else await self._collect(content)
         old = self._files.get(path)
-        held = self._held_bytes - (len(old[0]) if old else 0) + len(data)
+        check(path, old.etag if old else None, if_absent=if_absent, if_match=if_match)
+        held = self._held_bytes - (len(old.data) if old else 0) + len(data)
         if held > self.limit_bytes:
             raise self._full(path)
         updated_at = now()
-        created_at = old[2] if old else updated_at
-        self._files[path] = (data, updated_at, created_at, media_type or guess_media_type(path))
+        self._files[path] = _File(
+            data,
+            updated_at,
+            old.created_at if old else updated_at,
+            media_type or guess_media_type(path),
+            str(next(self._etags)),
+        )
         self._held_bytes = held
         return self._described(path)
 
@@ -61,7 +87,7 @@ class MemoryFileStore(FileStore):
         found = self._files.get(path)
         if found is None:
             raise missing(path)
-        return found[0]
+        return found.data
 
     async def _stat(self, path: str) -> FileStat | None:
         return self._described(path) if path in self._files else None
@@ -75,12 +101,19 @@ class MemoryFileStore(FileStore):
         removed = self._files.pop(path, None)
         if removed is None:
             return False
-        self._held_bytes -= len(removed[0])
+        self._held_bytes -= len(removed.data)
         return True
 
     def _described(self, path: str) -> FileStat:
-        data, updated_at, created_at, media_type = self._files[path]
-        return FileStat(path=path, size=len(data), updated_at=updated_at, created_at=created_at, media_type=media_type)
+        file = self._files[path]
+        return FileStat(
+            path=path,
+            size=len(file.data),
+            updated_at=file.updated_at,
+            created_at=file.created_at,
+            media_type=file.media_type,
+            etag=file.etag,
+        )
 
     def _below(self, folder: str) -> list[str]:
         low, high = under(folder)

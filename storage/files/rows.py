@@ -12,7 +12,7 @@ from storage.database.statement import Row
 from storage.database.unit import Unit, execute, execute_many
 from storage.files import sql
 from storage.files.paths import conversation_of, under
-from storage.files.store import FileStat, missing
+from storage.files.store import FileStat, already_there, check, missing
 from storage.webhooks.outbox import change, record_all
 
 FILE_WRITTEN: Final = "file.written"
@@ -77,7 +77,24 @@ def save(user_id: str, blob: Blob) -> Unit[FileStat]:
         media_type=blob.media_type,
         created_at=created_at,
         version=version,
+        etag=_etag(blob.key, version),
     )
+    yield from record_all([_written(user_id, stat, blob.key)])
+    return stat
+
+
+def save_if(user_id: str, blob: Blob, *, if_absent: bool, if_match: str | None) -> Unit[FileStat]:
+    """As `save`, on a condition; raises FileExists or FileChanged."""
+    rows = yield from execute(sql.LOCK, user_id=user_id, path=blob.path)
+    present = decode(rows[0]).stat.etag if rows else None
+    check(blob.path, present, if_absent=if_absent, if_match=if_match)
+    if not if_absent:
+        return (yield from save(user_id, blob))
+    # There was no row to lock: of two at once, the second waits in this insert for the first's commit.
+    created = yield from execute(sql.CREATE, **_values(user_id, blob))
+    if not created:
+        raise already_there(blob.path)
+    stat = decode(created[0]).stat
     yield from record_all([_written(user_id, stat, blob.key)])
     return stat
 
@@ -193,6 +210,11 @@ def _values(user_id: str, blob: Blob) -> dict[str, Any]:
     }
 
 
+def _etag(blob_key: str, version: int) -> str:
+    """Another one for each write: the blob's id, and the version because a copy shares the blob."""
+    return f"{blob_key.rpartition('/')[2]}-{version}"
+
+
 def decode(row: Row) -> Entry:
     """A row of `sql.FIND` and its like."""
     path, size, updated_at, sha256, media_type, created_at, version, key = row
@@ -204,5 +226,6 @@ def decode(row: Row) -> Entry:
         media_type=media_type,
         created_at=created_at,
         version=version,
+        etag=_etag(key, version),
     )
     return Entry(stat, key, bytes(sha256))

@@ -49,6 +49,7 @@ _upsert = _insert.on_conflict_do_update(
 )
 
 SAVE: Final = Statement("file.save", _upsert.returning(_file.c.version, _file.c.created_at))
+CREATE: Final = Statement("file.create", _insert.on_conflict_do_nothing().returning(*_facts))
 REMOVE: Final = Statement("file.remove", delete(_file).where(_at_path).returning(_file.c.path, _file.c.version))
 
 # ---- many files

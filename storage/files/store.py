@@ -6,23 +6,35 @@ with an underscore, which get paths in normal form. Overriding the optional ones
 
 from __future__ import annotations
 
+import asyncio
 import mimetypes
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING, Final, Protocol, Self, TypeAlias
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final, Literal, Protocol, Self, TypeAlias, runtime_checkable
 
-from storage.errors import FileNotFound, InvalidInput
+from storage.errors import FileChanged, FileExists, FileNotFound, InvalidInput, NotSupported
 from storage.files.paths import file_path, folder_path, tree_path
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-Content: TypeAlias = str | bytes | bytearray | memoryview | AsyncIterable[bytes]
-"""What can be written. A str is stored as UTF-8; an async iterable is stored as it comes, in bounded memory."""
+
+@runtime_checkable
+class BinaryFile(Protocol):
+    """A file that is open for reading in binary mode, or anything that reads like one."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; empty at the end."""
+        ...
+
+
+Content: TypeAlias = str | bytes | bytearray | memoryview | AsyncIterable[bytes] | BinaryFile
+"""What can be written. A str is stored as UTF-8; an async iterable is stored as it comes and a binary file from its
+position to its end, both in bounded memory. The file is read in a thread, and not closed."""
 
 Paths: TypeAlias = list[str]
 """A listing; by this name because `list` is a method below."""
@@ -30,6 +42,13 @@ Paths: TypeAlias = list[str]
 CHUNK_BYTES: Final = 256 * 1024
 """Default size of a streamed piece: large enough that a thread hop per piece costs little, small enough that
 hundreds of streams fit in memory."""
+
+FILE_PIECE_BYTES: Final = 1024 * 1024
+"""Size of one read of a file that is being written into a store: as CHUNK_BYTES, but a write has one such piece at a
+time, and larger ones save thread hops."""
+
+LONGEST_SIGNED_URL: Final = timedelta(days=7)
+"""What both S3's and Google Cloud Storage's V4 signatures allow."""
 
 # Not the module's functions: those read the machine's own tables, so one file would have two types on two machines.
 _MEDIA_TYPES = mimetypes.MimeTypes(filenames=())
@@ -53,6 +72,8 @@ class FileStat:
         media_type: as given at the write where the backend records it, otherwise by the path's ending.
         created_at: of the first write; None where the backend does not record it.
         version: counts the writes of this path from 1; None where the backend does not count.
+        etag: names this content at this path, for `if_match`: another content gives another one (on S3 the same
+            bytes give the same one). Opaque; the quotes of HTTP are not part of it.
     """
 
     path: str
@@ -62,6 +83,7 @@ class FileStat:
     media_type: str | None = None
     created_at: datetime | None = None
     version: int | None = None
+    etag: str | None = None
 
 
 class FileStoreConfig(Protocol):
@@ -98,15 +120,35 @@ class FileStore(ABC):
 
     # ---- what callers use
 
-    async def write(self, path: str, content: Content, *, media_type: str | None = None) -> FileStat:
+    async def write(
+        self,
+        path: str,
+        content: Content,
+        *,
+        media_type: str | None = None,
+        if_absent: bool = False,
+        if_match: str | None = None,
+    ) -> FileStat:
         """Store `content` at `path`, replacing what is there.
+
+        Args:
+            path: of a file.
+            content: see Content.
+            media_type: guessed by the path's ending if None.
+            if_absent: only create; of several writers at once exactly one succeeds.
+            if_match: only replace the file that has this etag (FileStat.etag).
 
         Raises:
             PathRejected: the path breaks the rule.
-            InvalidInput: the content is of another type, or a str with lone surrogates.
+            InvalidInput: the content is of another type, or a str with lone surrogates; or both conditions are given.
+            FileExists: with `if_absent`, a file is there.
+            FileChanged: with `if_match`, the file is gone or has another etag.
             Conflict: the backend is a file system, and a folder is at `path` or a file at one of its parents.
         """
-        return await self._write(file_path(path), as_bytes(content), media_type)
+        if if_absent and if_match is not None:
+            raise InvalidInput("if_absent and if_match exclude each other; give one of them")
+        normal = file_path(path)
+        return await self._write(normal, as_bytes(content), media_type, if_absent=if_absent, if_match=if_match)
 
     async def read(self, path: str) -> bytes:
         """The whole content.
@@ -210,6 +252,24 @@ class FileStore(ABC):
             return await self.stat(origin)
         return await self._move(origin, destination)
 
+    async def signed_url(
+        self, path: str, expires: timedelta = timedelta(hours=1), method: Literal["GET", "PUT"] = "GET"
+    ) -> str:
+        """A URL that lets whoever has it read (GET) or replace (PUT) this one file for a while, without credentials.
+
+        The file need not exist. The URL is as secret as the file.
+
+        Raises:
+            NotSupported: the backend serves no URLs.
+            InvalidInput: `expires` is not positive or longer than 7 days, or another method.
+        """
+        normal = file_path(path)
+        if not timedelta(0) < expires <= LONGEST_SIGNED_URL:
+            raise InvalidInput(f"expires must be more than 0 and at most {LONGEST_SIGNED_URL}, not {expires}")
+        if method not in ("GET", "PUT"):
+            raise InvalidInput(f"a signed URL is for GET or PUT, not {method!r}")
+        return await self._signed_url(normal, expires, method)
+
     async def close(self) -> None:  # noqa: B027 - most stores hold nothing
         """Release what the store holds (threads, connections). Closing twice is no error."""
 
@@ -224,8 +284,20 @@ class FileStore(ABC):
     # ---- what a backend implements
 
     @abstractmethod
-    async def _write(self, path: str, content: bytes | AsyncIterable[bytes], media_type: str | None) -> FileStat:
-        """Replace the content at `path` atomically; on any error the old content is still there, whole."""
+    async def _write(
+        self,
+        path: str,
+        content: bytes | AsyncIterable[bytes],
+        media_type: str | None,
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+    ) -> FileStat:
+        """Replace the content at `path` atomically; on any error the old content is still there, whole.
+
+        A condition is checked in the same atomic step: raises FileExists (see `already_there`) or FileChanged (see
+        `changed`). At most one of the two is given.
+        """
 
     @abstractmethod
     async def _read(self, path: str) -> bytes:
@@ -268,6 +340,13 @@ class FileStore(ABC):
         for offset in range(0, len(content), chunk_size):
             yield bytes(content[offset : offset + chunk_size])
 
+    async def _signed_url(self, path: str, expires: timedelta, method: Literal["GET", "PUT"]) -> str:
+        """A URL for one file; `expires` is in the range that signatures allow."""
+        raise NotSupported(
+            f"{self.location} serves no URLs, so {path!r} cannot be handed out by one; "
+            "use the backend 's3' or 'google_cloud', or stream() the file through your own server"
+        )
+
     async def _copy(self, source: str, target: str) -> FileStat:
         """Copy one file onto another path."""
         found = await self._stat(source)
@@ -284,7 +363,7 @@ class FileStore(ABC):
 
 
 def as_bytes(content: Content) -> bytes | AsyncIterable[bytes]:
-    """Content as the bytes to be stored; an async iterable stays one.
+    """Content as the bytes to be stored; an async iterable stays one, and a binary file becomes one.
 
     Raises:
         InvalidInput: of another type, or a str that UTF-8 cannot encode.
@@ -302,7 +381,16 @@ def as_bytes(content: Content) -> bytes | AsyncIterable[bytes]:
         return bytes(content)
     if isinstance(content, AsyncIterable):
         return content
-    raise InvalidInput(f"content must be str, bytes or an async iterable of bytes, not {type(content).__name__}")
+    if isinstance(content, BinaryFile):
+        return _pieces(content)
+    raise InvalidInput(
+        f"content must be str, bytes, an async iterable of bytes or a binary file, not {type(content).__name__}"
+    )
+
+
+async def _pieces(file: BinaryFile) -> AsyncGenerator[bytes, None]:
+    while piece := checked_chunk(await asyncio.to_thread(file.read, FILE_PIECE_BYTES)):
+        yield piece
 
 
 def checked_chunk(chunk: object) -> bytes:
@@ -315,9 +403,34 @@ def checked_chunk(chunk: object) -> bytes:
         return chunk
     if isinstance(chunk, bytearray | memoryview):
         return bytes(chunk)
-    raise InvalidInput(f"an async iterable of bytes was expected, but it yielded {type(chunk).__name__}")
+    raise InvalidInput(f"the content must give bytes, but it gave {type(chunk).__name__}; open files in binary mode")
 
 
 def missing(path: str) -> FileNotFound:
     """The error for a path without a file."""
     return FileNotFound(f"no file at {path!r}; list() shows what a folder holds")
+
+
+def already_there(path: str) -> FileExists:
+    """The error for a write that was to create a file where there is one."""
+    return FileExists(f"a file is at {path!r} already, and the write was to create it; nothing was changed")
+
+
+def changed(path: str) -> FileChanged:
+    """The error for a write whose expected etag is not the one of the file."""
+    return FileChanged(
+        f"the file {path!r} was changed or deleted since its etag was read; nothing was changed. Read it again"
+    )
+
+
+def check(path: str, present: str | None, *, if_absent: bool, if_match: str | None) -> None:
+    """Whether a conditional write may go on, given the etag of the file that is there (None: there is none).
+
+    Raises:
+        FileExists: it was to create the file.
+        FileChanged: it was to replace another file.
+    """
+    if if_absent and present is not None:
+        raise already_there(path)
+    if if_match is not None and if_match != present:
+        raise changed(path)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from storage.errors import Conflict, FileAccessDenied, FileStoreUnavailable
-from storage.files.draft import Draft, described, flush, folder_in_the_way, typed
+from storage.files.draft import Draft, described, flush, folder_in_the_way, shared, typed
 from storage.files.paths import MAX_PATH_BYTES, TEMPORARY_NAME, is_stored_name
 from storage.files.store import FileStat, missing
 from storage.private_folder import FOLDER_MODE, make_private_folder
@@ -59,12 +59,12 @@ class Tree:
                         raise
         raise AssertionError("unreachable: the loop returns or raises")
 
-    def write(self, path: str, data: bytes) -> FileStat:
-        """Replace the content at `path`."""
+    def write(self, path: str, data: bytes, *, if_absent: bool, if_match: str | None) -> FileStat:
+        """Replace the content at `path`, if the condition holds."""
         draft = self.draft(path)
         try:
             draft.append(data)
-            return draft.commit()
+            return draft.commit(if_absent=if_absent, if_match=if_match)
         finally:
             draft.discard()
 
@@ -146,7 +146,8 @@ class Tree:
                     return 0
                 removed = _remove_folder(chain[-1], name)
             else:
-                removed = _unlink(name, chain[-1], found.st_mode)
+                with shared(chain[-1]):
+                    removed = _unlink(name, chain[-1], found.st_mode)
             flush(chain[-1])
             _prune(chain, folders)
             return removed
@@ -165,7 +166,7 @@ class Tree:
                 raise missing(source) from error
             for attempt in range(1, _ATTEMPTS + 1):
                 try:
-                    with self._folder(target_folders, create=True) as folder:
+                    with self._folder(target_folders, create=True) as folder, shared(folder), shared(chain[-1]):
                         os.rename(name, target_name, src_dir_fd=chain[-1], dst_dir_fd=folder)
                         flush(folder)
                     break
@@ -297,7 +298,7 @@ def _remove_folder(parent: int, name: str) -> int:
             elif TEMPORARY_NAME.fullmatch(child):
                 _sweep(child, folder)
             else:
-                with suppress(FileNotFoundError):
+                with suppress(FileNotFoundError), shared(folder):
                     removed += _unlink(child, folder, os.stat(child, dir_fd=folder, follow_symlinks=False).st_mode)
     finally:
         os.close(folder)

@@ -14,16 +14,30 @@ Each test starts with an empty store. Needs pytest, and pytest-asyncio with `asy
 from __future__ import annotations
 
 import asyncio
+import io
+import os
+import resource
+import sys
 import unicodedata
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, Final
 
+import httpx2
 import pytest
 
 from storage.clock import now
-from storage.errors import Conflict, FileNotFound, InvalidInput, PathRejected
-from storage.files.store import Content, FileStore
+from storage.errors import (
+    Conflict,
+    FileChanged,
+    FileExists,
+    FileNotFound,
+    InvalidInput,
+    NotSupported,
+    PathRejected,
+)
+from storage.files.store import Content, FileStat, FileStore
 
 EVERY_BYTE = bytes(range(256)) * 5
 _E_ACUTE = "\u00e9"
@@ -83,6 +97,22 @@ REJECTED_PATHS: tuple[str, ...] = (
 """Paths that no method takes."""
 
 
+LARGE_BYTES: Final = 100 * 1024 * 1024
+"""Several times what a store may hold of a file that streams through it."""
+
+HELD_BYTES: Final = 32 * 1024 * 1024
+"""What a store may hold of a file that streams through it, whatever its size."""
+
+PIECE_BYTES: Final = 1024 * 1024
+
+
+def resident_bytes() -> int:
+    """The memory that this process has now; its highest ever where the system only tells that."""
+    if sys.platform == "linux":
+        return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGESIZE")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 async def pieces(*chunks: bytes) -> AsyncIterator[bytes]:
     """The chunks, one after the other, as a streamed content."""
     for chunk in chunks:
@@ -96,9 +126,13 @@ class FileStoreContract:
     Attributes:
         file_beside_folder: whether the store can hold a file `a` and a file `a/b` together. A store on a file system
             cannot, and then has to refuse the second one with Conflict.
+        streams_in_bounded_memory: whether a file of any size passes through a few megabytes of memory.
+        signs_urls: whether signed_url() gives one that a plain HTTP client can use; otherwise it raises NotSupported.
     """
 
     file_beside_folder: ClassVar[bool] = True
+    streams_in_bounded_memory: ClassVar[bool] = True
+    signs_urls: ClassVar[bool] = False
 
     # ---- content
 
@@ -137,6 +171,49 @@ class FileStoreContract:
         assert await store.read("streamed") == b"one two"
         await store.write("streamed", pieces())
         assert await store.read("streamed") == b""
+
+    async def test_a_binary_file_is_stored_from_its_position_to_its_end(self, store: FileStore) -> None:
+        """And is left open; a file in text mode is refused."""
+        content = EVERY_BYTE * 2_000  # more than one read
+        file = io.BytesIO(b"skipped" + content)
+        file.seek(7)
+        assert (await store.write("file", file)).size == len(content)
+        assert not file.closed
+        assert await store.read("file") == content
+        await store.write("file", file)
+        assert await store.read("file") == b""
+        with pytest.raises(InvalidInput, match="binary mode"):
+            await store.write("file", io.StringIO("text"))  # type: ignore[arg-type]
+        assert await store.read("file") == b""
+
+    async def test_a_large_file_streams_in_bounded_memory(self, store: FileStore) -> None:
+        """100 MiB in and out, exactly, with at most 32 MiB held."""
+        if not self.streams_in_bounded_memory:
+            return
+        start = highest = resident_bytes()
+
+        def piece(number: int) -> bytes:
+            return number.to_bytes(4) * (PIECE_BYTES // 4)
+
+        async def large() -> AsyncIterator[bytes]:
+            nonlocal highest
+            for number in range(LARGE_BYTES // PIECE_BYTES):
+                yield piece(number)
+                highest = max(highest, resident_bytes())
+
+        assert (await store.write("large", large())).size == LARGE_BYTES
+        offset = 0
+        async for chunk in store.stream("large"):
+            number, skipped = divmod(offset, PIECE_BYTES)
+            expected = piece(number)[skipped:] + piece(number + 1)
+            assert chunk == expected[: len(chunk)]
+            offset += len(chunk)
+            highest = max(highest, resident_bytes())
+        assert offset == LARGE_BYTES
+        assert highest - start <= HELD_BYTES
+        middle = LARGE_BYTES // 2
+        across = [chunk async for chunk in store.stream("large", middle - 2, middle + 2)]
+        assert b"".join(across) == piece(49)[-2:] + piece(50)[:2]
 
     async def test_a_streamed_content_that_fails_leaves_the_old_one(self, store: FileStore) -> None:
         """The caller's own error comes back, and nothing else is to be seen."""
@@ -185,6 +262,98 @@ class FileStoreContract:
         assert seen in contents
         assert again in contents
         assert await store.read("raced") in contents
+
+    # ---- conditions
+
+    async def test_another_content_gives_another_etag(self, store: FileStore) -> None:
+        """And stat and walk tell the one that the write gave."""
+        first = await store.write("folder/file", b"content")
+        assert first.etag
+        assert (await store.stat("folder/file")).etag == first.etag
+        assert [file.etag async for file in store.walk("folder")] == [first.etag]
+        second = await store.write("folder/file", b"changed")
+        assert second.etag != first.etag
+
+    async def test_creating_refuses_to_replace(self, store: FileStore) -> None:
+        """By an error that is a FileExistsError; streamed contents too."""
+        await store.write("file", b"first", if_absent=True)
+        for content in (b"second", pieces(b"sec", b"ond"), io.BytesIO(b"second")):
+            with pytest.raises(FileExists, match="file"):
+                await store.write("file", content, if_absent=True)
+        with pytest.raises(FileExistsError):
+            await store.write("file", b"first", if_absent=True)
+        assert await store.read("file") == b"first"
+        await store.delete("file")
+        await store.write("file", pieces(b"third"), if_absent=True)
+        assert await store.read("file") == b"third"
+        assert await store.list() == ["file"]
+
+    async def test_replacing_needs_the_etag_of_the_file_that_is_there(self, store: FileStore) -> None:
+        """A stale one, one of another file, and any one where there is no file are refused."""
+        first = await store.write("file", b"first")
+        second = await store.write("file", b"second", if_match=first.etag)
+        for content in (b"third", pieces(b"thi", b"rd"), io.BytesIO(b"third")):
+            with pytest.raises(FileChanged, match="file"):
+                await store.write("file", content, if_match=first.etag)
+        assert await store.read("file") == b"second"
+        with pytest.raises(FileChanged):
+            await store.write("missing", b"", if_match=second.etag)
+        await store.write("file", pieces(b"third"), if_match=second.etag)
+        assert await store.read("file") == b"third"
+        await store.delete("file")
+        with pytest.raises(FileChanged):
+            await store.write("file", b"fourth", if_match=second.etag)
+        assert await store.list() == []
+
+    async def test_both_conditions_at_once_are_refused(self, store: FileStore) -> None:
+        """They contradict each other."""
+        with pytest.raises(InvalidInput, match="exclude"):
+            await store.write("file", b"", if_absent=True, if_match="any")
+        assert not await store.exists("file")
+
+    @pytest.mark.parametrize("replacing", [False, True], ids=["creating", "replacing"])
+    async def test_of_sixteen_racing_conditional_writers_one_wins(self, store: FileStore, *, replacing: bool) -> None:
+        """The others are told, and the file is the winner's."""
+        for round_ in range(3):
+            path = f"raced/{round_}"
+            etag = (await store.write(path, b"before")).etag if replacing else None
+            contents = [f"writer {number}".encode() for number in range(16)]
+            outcomes = await asyncio.gather(
+                *(store.write(path, content, if_absent=not replacing, if_match=etag) for content in contents),
+                return_exceptions=True,
+            )
+            won = [number for number, outcome in enumerate(outcomes) if isinstance(outcome, FileStat)]
+            assert len(won) == 1, outcomes
+            lost = [outcome for outcome in outcomes if not isinstance(outcome, FileStat)]
+            assert {type(outcome) for outcome in lost} == {FileChanged if replacing else FileExists}
+            assert await store.read(path) == contents[won[0]]
+
+    # ---- signed URLs
+
+    async def test_a_signed_url_reads_and_writes_one_file(self, store: FileStore) -> None:
+        """For whoever has it; where the backend serves no URLs this is said."""
+        await store.write("folder/a file?#%2e", b"content")
+        if not self.signs_urls:
+            with pytest.raises(NotSupported):
+                await store.signed_url("folder/a file?#%2e")
+            return
+        async with httpx2.AsyncClient() as client:
+            answer = await client.get(await store.signed_url("folder/a file?#%2e", timedelta(minutes=5)))
+            assert (answer.status_code, answer.content) == (200, b"content")
+            url = await store.signed_url("folder/new", timedelta(minutes=5), "PUT")
+            answer = await client.put(url, content=b"by URL")
+            assert answer.status_code == 200
+            assert await store.read("folder/new") == b"by URL"
+
+    async def test_an_impossible_signed_url_is_refused(self, store: FileStore) -> None:
+        """On every backend alike."""
+        for expires in (timedelta(0), timedelta(seconds=-1), timedelta(days=8)):
+            with pytest.raises(InvalidInput):
+                await store.signed_url("file", expires)
+        with pytest.raises(InvalidInput):
+            await store.signed_url("file", timedelta(hours=1), "DELETE")  # type: ignore[arg-type]
+        with pytest.raises(PathRejected):
+            await store.signed_url("folder/")
 
     # ---- ranges
 
@@ -297,7 +466,7 @@ class FileStoreContract:
 
     async def test_many_files_are_listed_walked_and_deleted(self, store: FileStore) -> None:
         """More than any page of any backend holds (S3 gives 1,000)."""
-        paths = [f"many/{number:04}" for number in range(1_050)]
+        paths = [f"many/{number:04}" for number in range(2_500)]
         for start in range(0, len(paths), 50):
             await asyncio.gather(*(store.write(path, path) for path in paths[start : start + 50]))
         assert await store.list("many") == paths

@@ -67,12 +67,16 @@ async def events(database: Database, user_id: str) -> list[Row]:
 
 
 class TestFileCatalog(FileStoreContract):
+    streams_in_bounded_memory = False  # one of the two backends is memory
+
     @pytest.fixture
     async def store(self, database: Database, backend: FileStore, user_id: str) -> FileCatalog:
         return FileCatalog(database, backend, user_id)
 
 
 class TestFileCatalogInATransaction(FileStoreContract):
+    streams_in_bounded_memory = False  # the backend is memory
+
     @pytest.fixture
     async def store(self, database: Database, blobs: MemoryFileStore, user_id: str) -> AsyncIterator[FileCatalog]:
         async with database.transaction() as transaction:

@@ -12,6 +12,8 @@ from storage.testing.files import FileStoreContract, pieces
 
 
 class TestMemoryFileStore(FileStoreContract):
+    streams_in_bounded_memory = False
+
     @pytest.fixture
     async def store(self) -> AsyncIterator[MemoryFileStore]:
         async with MemoryFileStore() as store:
