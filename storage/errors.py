@@ -142,6 +142,14 @@ class FileStoreUnavailable(FileStoreError):
     """The backend cannot be reached or failed in a way that may pass."""
 
 
+class FileStoreThrottled(FileStoreUnavailable):
+    """The backend asks for fewer requests, and went on asking while they were repeated. Try again later."""
+
+
+class BucketNotFound(FileStoreError):
+    """There is no bucket of the configured name at the configured endpoint, or in the configured project."""
+
+
 class FileStoreFull(FileStoreError):
     """The backend has no room left; what was there before is still whole."""
 

@@ -112,6 +112,14 @@ def is_stored_name(segment: str) -> bool:
     )
 
 
+def is_stored_path(key: str) -> bool:
+    """Whether a key met in a bucket is one that this library could have written there."""
+    try:
+        return file_path(key) == key
+    except PathRejected:
+        return False
+
+
 def _relative(path: str) -> str:
     if not isinstance(path, str):
         raise PathRejected(f"a path must be a str, not {type(path).__name__}")

@@ -1,0 +1,466 @@
+"""Files in a bucket of S3 or a compatible server, each at its own key, so that other programs can read them.
+
+Objects go through obstore (Rust, several times aiobotocore's throughput); what it cannot do is in s3_requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from contextlib import aclosing, contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from uuid import uuid4
+
+from storage.clock import now
+from storage.errors import ConfigurationError, FileNotFound, InvalidInput, PathRejected, StorageError
+from storage.files.concurrency import each
+from storage.files.key_order import in_byte_order
+from storage.files.paths import MAX_PATH_BYTES, folder_path, is_stored_path
+from storage.files.s3_endpoint import AwsCredentials, S3Endpoint
+from storage.files.s3_errors import refusal, status_and_code
+from storage.files.s3_requests import MOST_DELETED, ConditionFailed, Listed, Page, S3Requests
+from storage.files.store import (
+    FileStat,
+    FileStore,
+    FileStoreConfig,
+    already_there,
+    changed,
+    checked_chunk,
+    guess_media_type,
+    missing,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PART_BYTES: Final = 6 * 1024 * 1024
+"""Of a multipart upload (S3 wants 5 MiB at least). With what is being filled and what is on its way, a streamed write
+holds three of them, whatever its size."""
+
+PARTS_AT_ONCE: Final = 2
+"""Parts on their way at once."""
+
+MOST_PARTS: Final = 10_000
+"""Of one upload, so that a streamed file can have 58 GiB."""
+
+CHECKS_AT_ONCE: Final = 16
+"""Requests of one listing under way at once."""
+
+LARGE_BYTES: Final = 64 * 1024 * 1024
+"""From here on bytes are sent in parts too: a broken connection then costs one part and not all."""
+
+READ_PIECE_BYTES: Final = 1024 * 1024
+"""What a streamed read takes from the connection at least, before it is cut to the caller's chunk size."""
+
+ATTEMPTS: Final = 6
+"""How often a request is sent at most; with full jitter up to 0.2, 0.4, … 3.2 s between them, 3 s in the mean."""
+
+_ANY_KIND: Final = frozenset({None, "application/octet-stream", "binary/octet-stream"})
+"""What servers make of a write without a media type."""
+
+_RETRY: Final = {
+    "max_retries": ATTEMPTS - 1,
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 2},
+    # Signatures hold 15 minutes; a caller should hear of an outage sooner.
+    "retry_timeout": timedelta(seconds=60),
+}
+
+_NONCE: Final = "storage-write"
+"""Metadata of a conditional write. If the answer to the first attempt is lost, the second one meets the file that the
+first has written, and is refused: by this mark the writer recognises its own."""
+
+
+class S3FileStore(FileStore):
+    """A FileStore in a bucket. Use the same instance for all users of a process.
+
+    A condition (`if_absent`, `if_match`) is the server's own: AWS, MinIO, SeaweedFS, Ceph and R2 keep it. Etags depend
+    on the bytes only, so `if_match` does not notice a file that was changed and changed back. The time that a write
+    returns is this machine's; `stat` gives the server's. A copy on the server is limited to 5 GiB.
+
+    Keys that others put into the bucket and that break the path rule (`a//b`, `a/../b`) are left out of listings;
+    deleting a folder takes them along.
+
+    Args:
+        bucket: its name, and after a `/` a prefix for all keys; AWS_S3_BUCKET if None.
+        endpoint_url: of another service than AWS.
+        region: that requests are signed for.
+        ordered_listing: whether the server lists keys in byte order. AWS does, and then a walk takes one request for
+            1,000 files; others may keep a tree: then a walk takes a request per folder, and a listing one per
+            folder it shows. None: AWS.
+
+    Raises:
+        ConfigurationError: the extra `s3` is missing, no bucket is named, or the endpoint is no URL.
+    """
+
+    def __init__(
+        self,
+        bucket: str | None = None,
+        *,
+        endpoint_url: str | None = None,
+        region: str | None = None,
+        ordered_listing: bool | None = None,
+    ) -> None:
+        try:
+            import obstore
+            from obstore.store import S3Store
+        except ImportError as error:
+            raise ConfigurationError("S3 needs the extra `s3`: pip install 'agent-storage[s3]'") from error
+        name, _, prefix = (bucket or "").removeprefix("s3://").partition("/")
+        endpoint = S3Endpoint.resolve(name or None, endpoint_url, region)
+        self._prefix = f"{folder}/" if (folder := folder_path(prefix)) else ""
+        self._bucket = endpoint.bucket
+        self._ordered = endpoint.is_aws if ordered_listing is None else ordered_listing
+        credentials = AwsCredentials()
+        self._requests = S3Requests(endpoint, credentials, ATTEMPTS)
+        self._obstore = obstore
+        errors = obstore.exceptions
+        self._refused = (ConditionFailed, errors.AlreadyExistsError, errors.PreconditionError)
+        self._store = S3Store(
+            endpoint.bucket,
+            config={
+                "endpoint": endpoint.client_url,
+                "region": endpoint.region,
+                "virtual_hosted_style_request": endpoint.virtual_hosted,
+                "conditional_put": "etag",
+            },
+            client_options={
+                "allow_http": endpoint.url.startswith("http://"),
+                "connect_timeout": timedelta(seconds=5),
+                "read_timeout": timedelta(seconds=30),
+                # Of a whole request: a gigabyte on a slow line must not be cut after the default of 30 s.
+                "timeout": timedelta(hours=1),
+            },
+            retry_config=_RETRY,  # type: ignore[arg-type]
+            credential_provider=credentials,  # type: ignore[arg-type]
+        )
+
+    @classmethod
+    async def get_instance(cls, config: FileStoreConfig, user_id: str | None = None) -> Self:  # noqa: ARG003
+        """A store in the configured bucket, or in AWS_S3_BUCKET."""
+        return cls(None if config.file_store_path is None else str(config.file_store_path))
+
+    @property
+    def location(self) -> str:
+        return f"s3://{self._bucket}/{self._prefix}"
+
+    async def close(self) -> None:
+        """Close the connections that this event loop made."""
+        await self._requests.close()
+
+    # ---- writing
+
+    async def _write(
+        self,
+        path: str,
+        content: bytes | AsyncIterable[bytes],
+        media_type: str | None,
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+    ) -> FileStat:
+        kind = media_type or guess_media_type(path)
+        nonce = uuid4().hex if if_absent or if_match is not None else None
+        try:
+            if isinstance(content, bytes) and len(content) > LARGE_BYTES:
+                content = _cut(content)
+            if isinstance(content, bytes):
+                etag, size = await self._put(path, content, kind, nonce, if_match), len(content)
+            else:
+                etag, size = await self._put_stream(path, content, kind, nonce, if_match)
+        except self._refused as error:
+            own = await self._written_by(path, nonce)
+            if own is not None:
+                return own
+            raise (already_there(path) if if_absent else changed(path)) from error
+        return FileStat(path=path, size=size, updated_at=now(), media_type=kind, etag=etag)
+
+    async def _put(self, path: str, content: bytes, kind: str | None, nonce: str | None, if_match: str | None) -> str:
+        attributes = {**({"Content-Type": kind} if kind else {}), **({_NONCE: nonce} if nonce else {})}
+        mode: Any = "overwrite"
+        if nonce is not None:
+            mode = "create" if if_match is None else {"e_tag": f'"{if_match}"'}
+        with self._typed(path):
+            put = await self._obstore.put_async(
+                self._store,
+                self._key(path),
+                content,
+                attributes=attributes,
+                mode=mode,
+                use_multipart=False,
+            )
+        return (put["e_tag"] or "").strip('"')
+
+    async def _put_stream(
+        self, path: str, chunks: AsyncIterable[bytes], kind: str | None, nonce: str | None, if_match: str | None
+    ) -> tuple[str, int]:
+        """A multipart upload, or a plain put if the content turns out to be small."""
+        parts = _parts(chunks)
+        async with aclosing(parts):
+            first = await anext(parts, bytearray())
+            if len(first) < PART_BYTES:
+                return await self._put(path, bytes(first), kind, nonce, if_match), len(first)
+            return await self._put_parts(path, first, parts, kind, nonce, if_match)
+
+    async def _put_parts(
+        self,
+        path: str,
+        first: bytearray,
+        rest: AsyncIterator[bytearray],
+        kind: str | None,
+        nonce: str | None,
+        if_match: str | None,
+    ) -> tuple[str, int]:
+        key = self._key(path)
+        about = {**({"Content-Type": kind} if kind else {}), **({f"x-amz-meta-{_NONCE}": nonce} if nonce else {})}
+        condition = {"If-Match": f'"{if_match}"'} if if_match is not None else {"If-None-Match": "*"}
+        upload = await self._requests.begin(key, about)
+        sending: set[asyncio.Task[str]] = set()
+        sent: list[asyncio.Task[str]] = []
+        size = 0
+        try:
+            part: bytearray | None = first
+            while part is not None:
+                if len(sent) == MOST_PARTS:
+                    raise InvalidInput(f"{path!r} is larger than {MOST_PARTS * PART_BYTES} bytes; write it as bytes")
+                size += len(part)
+                task = asyncio.create_task(self._requests.part(key, upload, len(sent) + 1, part))
+                sent.append(task)
+                sending.add(task)
+                if len(sending) == PARTS_AT_ONCE:
+                    done, sending = await asyncio.wait(sending, return_when=asyncio.FIRST_COMPLETED)
+                    for finished in done:
+                        finished.result()
+                part = await anext(rest, None)
+            etags = [await task for task in sent]
+            return await self._requests.complete(key, upload, etags, condition if nonce else {}), size
+        except BaseException:
+            for task in sending:
+                task.cancel()
+            await asyncio.gather(*sent, return_exceptions=True)
+            # Shielded: a cancelled caller must not leave parts behind, which are paid for and not seen.
+            await asyncio.shield(asyncio.ensure_future(self._abandon(key, upload)))
+            raise
+
+    async def _abandon(self, key: str, upload: str) -> None:
+        try:
+            await self._requests.abort(key, upload)
+        except StorageError:
+            # What made the write fail is raised; a bucket's lifecycle rule removes what an outage leaves.
+            return
+
+    async def _written_by(self, path: str, nonce: str | None) -> FileStat | None:
+        """The file, if it is the one that the write with this mark has made."""
+        if nonce is None:
+            return None
+        try:
+            found = await self._head(path)
+        except FileNotFound:
+            return None
+        return self._described(path, found) if found.attributes.get(_NONCE) == nonce else None
+
+    # ---- reading
+
+    async def _read(self, path: str) -> bytes:
+        with self._typed(path):
+            found = await self._obstore.get_async(self._store, self._key(path))
+            return bytes(await found.bytes_async())
+
+    async def _stat(self, path: str) -> FileStat | None:
+        try:
+            return self._described(path, await self._head(path))
+        except FileNotFound:
+            await self._requests.bucket_exists()
+            return None
+
+    async def _stream(self, path: str, start: int, end: int | None, chunk_size: int) -> AsyncGenerator[bytes, None]:
+        if start == end:
+            if await self._stat(path) is None:
+                raise missing(path)
+            return
+        options: Any = {}
+        if end is not None:
+            options = {"range": (start, end)}
+        elif start:
+            options = {"range": {"offset": start}}
+        with self._typed(path):
+            try:
+                found = await self._obstore.get_async(self._store, self._key(path), options=options)
+            except self._obstore.exceptions.BaseError as error:
+                if status_and_code(str(error))[0] == 416:  # the range begins at the end or behind it
+                    return
+                raise
+            async for piece in found.stream(READ_PIECE_BYTES):
+                view = memoryview(piece)
+                for offset in range(0, len(view), chunk_size):
+                    yield bytes(view[offset : offset + chunk_size])
+
+    async def _head(self, path: str) -> Any:
+        with self._typed(path):
+            return await self._obstore.get_async(self._store, self._key(path), options={"head": True})
+
+    # ---- listing
+
+    async def _list(self, folder: str) -> list[str]:
+        prefix = f"{folder}/" if folder else ""
+        async with aclosing(self._level(prefix)) as entries:
+            found = [entry.key async for entry in entries]
+        if self._ordered:
+            return found
+        # Servers that keep a tree show a folder for a while after its last file, and then it is none.
+        used = await each(self._is_used, found, CHECKS_AT_ONCE)
+        return [key for key, shown in zip(found, used, strict=True) if shown]
+
+    async def _is_used(self, key: str) -> bool:
+        return not key.endswith("/") or bool(
+            (await self._requests.page(self._prefix + key, delimiter="", token=None, most=1)).entries
+        )
+
+    async def _walk(self, folder: str) -> AsyncGenerator[FileStat, None]:
+        prefix = f"{folder}/" if folder else ""
+        async with aclosing(self._flat(prefix) if self._ordered else self._deep(prefix)) as entries:
+            async for entry in entries:
+                assert entry.updated_at is not None
+                yield FileStat(
+                    path=entry.key,
+                    size=entry.size,
+                    updated_at=entry.updated_at,
+                    media_type=guess_media_type(entry.key),
+                    etag=entry.etag,
+                )
+
+    async def _flat(self, prefix: str) -> AsyncGenerator[Listed, None]:
+        async with aclosing(self._pages(prefix, delimiter="")) as pages:
+            async for page in pages:
+                for entry in page.entries:
+                    if is_stored_path(entry.key):
+                        yield entry
+
+    async def _deep(self, prefix: str) -> AsyncGenerator[Listed, None]:
+        levels = [self._level(prefix)]
+        try:
+            while levels:
+                entry = await anext(levels[-1], None)
+                if entry is None:
+                    await levels.pop().aclose()
+                elif entry.key.endswith("/"):
+                    levels.append(self._level(entry.key))
+                else:
+                    yield entry
+        finally:
+            for level in levels:
+                await level.aclose()
+
+    async def _level(self, prefix: str) -> AsyncGenerator[Listed, None]:
+        """Files and folders (their keys end in `/`) directly below a prefix, in byte order."""
+        async with aclosing(self._pages(prefix, delimiter="/")) as pages, aclosing(in_byte_order(pages)) as entries:
+            async for entry in entries:
+                # SeaweedFS shows an empty folder below itself.
+                if entry.key != prefix and is_stored_path(entry.key.removesuffix("/")):
+                    yield entry
+
+    async def _pages(self, prefix: str, *, delimiter: str) -> AsyncGenerator[Page, None]:
+        """Pages of the keys below a prefix, without the store's own prefix."""
+        token: str | None = None
+        while True:
+            page = await self._requests.page(self._prefix + prefix, delimiter=delimiter, token=token)
+            entries = [replace(entry, key=entry.key.removeprefix(self._prefix)) for entry in page.entries]
+            yield Page(entries, page.token)
+            if page.token is None:
+                return
+            token = page.token
+
+    # ---- deleting and copying
+
+    async def _remove(self, path: str) -> bool:
+        if await self._stat(path) is None:
+            return False
+        with self._typed(path):
+            await self._obstore.delete_async(self._store, self._key(path))
+        return True
+
+    async def _delete(self, path: str) -> int:
+        removed = int(await self._remove(path))
+        async with aclosing(self._pages(f"{path}/", delimiter="")) as pages:
+            async for page in pages:
+                keys = [entry.key for entry in page.entries]
+                for start in range(0, len(keys), MOST_DELETED):
+                    await self._requests.delete([self._prefix + key for key in keys[start : start + MOST_DELETED]])
+                removed += sum(map(is_stored_path, keys))
+        return removed
+
+    async def _copy(self, source: str, target: str) -> FileStat:
+        with self._typed(source):
+            await self._obstore.copy_async(self._store, self._key(source), self._key(target))
+        return self._described(target, await self._head(target))
+
+    async def _signed_url(self, path: str, expires: timedelta, method: Literal["GET", "PUT"]) -> str:
+        with self._typed(path):
+            url: str = await self._obstore.sign_async(self._store, method, self._key(path), expires)
+        return url
+
+    # ---- what goes out and comes back
+
+    def _key(self, path: str) -> str:
+        key = self._prefix + path
+        if self._prefix and len(key.encode()) > MAX_PATH_BYTES:
+            raise PathRejected(
+                f"{path[:80]!r} is too long: with the prefix {self._prefix!r} its key has more than "
+                f"{MAX_PATH_BYTES} bytes of UTF-8"
+            )
+        return key
+
+    def _described(self, path: str, found: Any) -> FileStat:
+        meta = found.meta
+        kind = found.attributes.get("Content-Type")
+        return FileStat(
+            path=path,
+            size=meta["size"],
+            updated_at=meta["last_modified"],
+            media_type=kind if kind not in _ANY_KIND else guess_media_type(path),
+            etag=(meta["e_tag"] or "").strip('"'),
+        )
+
+    @contextmanager
+    def _typed(self, path: str) -> Iterator[None]:
+        """Turn what obstore reports into this library's errors; a condition that does not hold goes through."""
+        exceptions = self._obstore.exceptions
+        try:
+            yield
+        except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
+            raise
+        except FileNotFoundError as error:
+            if isinstance(error, StorageError):
+                raise
+            raise refusal(path, self._bucket, *_known(error, 404)) from error
+        except exceptions.BaseError as error:
+            raise refusal(path, self._bucket, *_known(error, 0)) from error
+
+
+async def _parts(chunks: AsyncIterable[bytes]) -> AsyncGenerator[bytearray, None]:
+    """The content in parts of PART_BYTES, the last one smaller; nothing for an empty one."""
+    part = bytearray()
+    async for chunk in chunks:
+        view = memoryview(checked_chunk(chunk))
+        while len(view):
+            taken = view[: PART_BYTES - len(part)]
+            part += taken
+            view = view[len(taken) :]
+            if len(part) == PART_BYTES:
+                yield part
+                part = bytearray()
+    if part:
+        yield part
+
+
+async def _cut(content: bytes) -> AsyncGenerator[bytes, None]:
+    view = memoryview(content)
+    for offset in range(0, len(view), PART_BYTES):
+        yield bytes(view[offset : offset + PART_BYTES])
+
+
+def _known(error: Exception, status: int) -> tuple[int, str]:
+    """Status and code by an error's text; `status` where the text names none."""
+    told, code = status_and_code(str(error))
+    return told or status, code

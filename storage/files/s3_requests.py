@@ -1,0 +1,258 @@
+"""Requests to S3 that obstore has no call for, or that it gets wrong: listings, bulk deletes, multipart on a condition.
+
+obstore fails a whole listing over one foreign key with `//` or `..` in it, and takes no condition on a streamed write.
+Each request is signed with Signature Version 4, and repeated with full jitter while its failure may pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import random
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, unquote_plus, urlencode
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape
+
+from storage.database.per_loop import PerLoop
+from storage.errors import FileStoreError, FileStoreUnavailable, StorageError
+from storage.files.s3_endpoint import AwsCredentials, S3Endpoint
+from storage.files.s3_errors import RETRIED, refusal, status_and_code
+
+if TYPE_CHECKING:
+    import httpx2
+
+MOST_DELETED: Final = 1_000
+"""Keys that one DeleteObjects request takes."""
+
+CONNECTIONS: Final = 64
+"""Of one event loop to the endpoint."""
+
+TIMEOUT_S: Final = 30.0
+"""To connect, or without a byte; not of the whole request."""
+
+SENT_PIECE_BYTES: Final = 256 * 1024
+"""A body is given to the socket in pieces, so that the transport does not copy a whole part into its buffer."""
+
+_FIRST_PAUSE_S: Final = 0.1
+_LONGEST_PAUSE_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An object of a listing, or a common prefix (then only the key, which ends in `/`)."""
+
+    key: str
+    size: int = 0
+    etag: str = ""
+    updated_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of a listing, and the token of the next page (None: there is none)."""
+
+    entries: list[Listed]
+    token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class S3Requests:
+    """Signed requests to one bucket.
+
+    Args:
+        endpoint: the bucket.
+        credentials: asked for at each request.
+        attempts: how often a request is sent at most.
+    """
+
+    def __init__(self, endpoint: S3Endpoint, credentials: AwsCredentials, attempts: int) -> None:
+        self._endpoint = endpoint
+        self._credentials = credentials
+        self._attempts = attempts
+        self._bucket_seen = False
+        self._clients: PerLoop[httpx2.AsyncClient] = PerLoop(_client, _close)
+
+    async def close(self) -> None:
+        """Close the connections of the running loop."""
+        await self._clients.close()
+
+    async def page(self, prefix: str, *, delimiter: str, token: str | None, most: int | None = None) -> Page:
+        """A page of the keys that begin with `prefix`, of `most` (the server's own limit if None).
+
+        `encoding-type=url` lets keys through that XML cannot carry.
+        """
+        query = {"list-type": "2", "encoding-type": "url", "prefix": prefix}
+        if most is not None:
+            query["max-keys"] = str(most)
+        if delimiter:
+            query["delimiter"] = delimiter
+        if token is not None:
+            query["continuation-token"] = token
+        answer = await self._send("GET", "", query)
+        root = _xml(answer.body)
+        # A server that does not know the parameter sends keys as they are.
+        decode = unquote_plus if root.findtext("{*}EncodingType") == "url" else str
+        entries = [
+            Listed(
+                key=decode(_text(found, "Key")),
+                size=int(_text(found, "Size")),
+                etag=_text(found, "ETag").strip('"'),
+                updated_at=datetime.fromisoformat(_text(found, "LastModified")),
+            )
+            for found in root.iterfind("{*}Contents")
+        ]
+        entries += [Listed(decode(_text(found, "Prefix"))) for found in root.iterfind("{*}CommonPrefixes")]
+        truncated = root.findtext("{*}IsTruncated") == "true"
+        return Page(entries, root.findtext("{*}NextContinuationToken") if truncated else None)
+
+    async def bucket_exists(self) -> None:
+        """Tell a missing file from a missing bucket, which a HEAD request cannot; asks once.
+
+        Raises:
+            BucketNotFound: there is no such bucket.
+        """
+        if not self._bucket_seen:
+            await self._send("GET", "", {"list-type": "2", "max-keys": "0"})
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Delete up to MOST_DELETED objects with one request; missing ones are no error.
+
+        Raises:
+            FileAccessDenied, FileStoreError: for the first key that was not deleted.
+        """
+        objects = "".join(f"<Object><Key>{escape(key)}</Key></Object>" for key in keys)
+        body = f'<Delete xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{objects}<Quiet>true</Quiet></Delete>'.encode()
+        checksum = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+        answer = await self._send("POST", "", {"delete": ""}, body, {"Content-MD5": checksum})
+        for failed in _xml(answer.body).iterfind("{*}Error"):
+            code = failed.findtext("{*}Code") or ""
+            raise refusal(_text(failed, "Key"), self._endpoint.bucket, 403 if code == "AccessDenied" else 500, code)
+
+    # ---- multipart upload
+
+    async def begin(self, key: str, headers: Mapping[str, str]) -> str:
+        """Begin a multipart upload; returns its id."""
+        answer = await self._send("POST", key, {"uploads": ""}, headers=headers)
+        return _text(_xml(answer.body), "UploadId")
+
+    async def part(self, key: str, upload: str, number: int, data: bytes | bytearray) -> str:
+        """Send one part; returns its etag, with the quotes."""
+        answer = await self._send("PUT", key, {"partNumber": str(number), "uploadId": upload}, data)
+        return answer.headers["etag"]
+
+    async def complete(self, key: str, upload: str, etags: Sequence[str], headers: Mapping[str, str]) -> str:
+        """Put the parts together, on the condition in `headers`; returns the etag of the object, without quotes."""
+        parts = "".join(
+            f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(etag)}</ETag></Part>"
+            for number, etag in enumerate(etags, 1)
+        )
+        body = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
+        answer = await self._send("POST", key, {"uploadId": upload}, body, headers)
+        root = _xml(answer.body)
+        if root.tag.endswith("Error"):  # S3 may fail after it has sent its 200
+            raise refusal(key, self._endpoint.bucket, 500, root.findtext("Code") or "")
+        return _text(root, "ETag").strip('"')
+
+    async def abort(self, key: str, upload: str) -> None:
+        """Forget an upload and its parts; one that is not there is no error."""
+        await self._send("DELETE", key, {"uploadId": upload}, accepted=(404,))
+
+    # ---- one request
+
+    async def _send(
+        self,
+        method: str,
+        key: str,
+        query: Mapping[str, str],
+        body: bytes | bytearray = b"",
+        headers: Mapping[str, str] | None = None,
+        accepted: tuple[int, ...] = (),
+    ) -> _Answer:
+        import httpx2
+
+        client = await self._clients.get()
+        url = f"{self._endpoint.url}/{quote(key, safe='/~')}?{urlencode(query, quote_via=quote)}"
+        cause: Exception | None = None
+        failure: StorageError = FileStoreUnavailable("no attempt was made")
+        for attempt in range(self._attempts):
+            if attempt:
+                # Full jitter, as in "Exponential Backoff And Jitter" (AWS Architecture Blog).
+                longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt)
+                await asyncio.sleep(random.uniform(0, longest))  # noqa: S311 - spreads load, hides nothing
+            signed = await asyncio.to_thread(self._signed, method, url, body, dict(headers or {}))
+            try:
+                answer = await client.request(method, url, content=_in_pieces(body) if body else None, headers=signed)
+            except httpx2.TransportError as error:
+                cause, failure = error, refusal(key, self._endpoint.bucket, 0, "")
+                continue
+            if answer.is_success or answer.status_code in accepted:
+                self._bucket_seen = True
+                return _Answer(answer.status_code, answer.headers, answer.content)
+            _, code = status_and_code(answer.text)
+            failure, cause = refusal(key, self._endpoint.bucket, answer.status_code, code), None
+            if answer.status_code in (409, 412):
+                raise ConditionFailed(code)
+            if answer.status_code not in RETRIED and code != "RequestTimeout":
+                break
+        raise failure from cause
+
+    def _signed(self, method: str, url: str, body: bytes | bytearray, headers: dict[str, str]) -> dict[str, str]:
+        """The headers of a signed request. Hashes the body, so it may take milliseconds; blocks."""
+        from botocore.auth import S3SigV4Auth
+        from botocore.awsrequest import AWSRequest
+
+        request: Any = AWSRequest(method, url, headers, bytes(body))
+        # Plain http would else be signed with the body and https without; a body that is damaged is always refused.
+        request.context["payload_signing_enabled"] = True
+        S3SigV4Auth(self._credentials.frozen(), "s3", self._endpoint.region).add_auth(request)
+        signed = dict(request.headers.items())
+        signed["Content-Length"] = str(len(body))
+        return signed
+
+
+class ConditionFailed(FileStoreError):
+    """The condition of a request does not hold (HTTP 412), or others are changing the object just now (HTTP 409)."""
+
+
+async def _in_pieces(body: bytes | bytearray) -> AsyncIterator[bytes]:
+    view = memoryview(body)
+    for offset in range(0, len(view), SENT_PIECE_BYTES):
+        yield bytes(view[offset : offset + SENT_PIECE_BYTES])
+
+
+async def _client() -> httpx2.AsyncClient:
+    import httpx2
+
+    limits = httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
+    # A full pool is no failure: the request waits for its turn.
+    return httpx2.AsyncClient(limits=limits, timeout=httpx2.Timeout(TIMEOUT_S, pool=None))
+
+
+async def _close(client: httpx2.AsyncClient) -> None:
+    await client.aclose()
+
+
+def _xml(body: bytes) -> ElementTree.Element:
+    try:
+        # From the endpoint that is trusted with the files themselves; expat (>= 2.4.1) limits what entities expand to.
+        return ElementTree.fromstring(body)  # noqa: S314
+    except ElementTree.ParseError as error:
+        raise FileStoreUnavailable(f"the S3 endpoint answered something that is not XML: {body[:80]!r}") from error
+
+
+def _text(element: ElementTree.Element, name: str) -> str:
+    found = element.findtext(f"{{*}}{name}")
+    if found is None:
+        raise FileStoreUnavailable(f"the S3 endpoint's answer has no {name}; is it really an S3 service?")
+    return found
