@@ -8,8 +8,26 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import AsyncGenerator, AsyncIterable
+from dataclasses import dataclass
+from datetime import datetime
 
-from storage.files.s3_requests import Listed, Page
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An object of a listing, or a common prefix (then only the key, which ends in `/`)."""
+
+    key: str
+    size: int = 0
+    etag: str = ""
+    updated_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of a listing, and the token of the next page (None: there is none)."""
+
+    entries: list[Listed]
+    token: str | None
 
 
 async def in_byte_order(pages: AsyncIterable[Page]) -> AsyncGenerator[Listed, None]:

@@ -16,18 +16,18 @@ from uuid import uuid4
 from storage.clock import now
 from storage.errors import ConfigurationError, FileNotFound, InvalidInput, PathRejected, StorageError
 from storage.files.concurrency import each
-from storage.files.key_order import in_byte_order
+from storage.files.key_order import Listed, Page, in_byte_order
+from storage.files.parts import in_parts
 from storage.files.paths import MAX_PATH_BYTES, folder_path, is_stored_path
 from storage.files.s3_endpoint import AwsCredentials, S3Endpoint
 from storage.files.s3_errors import refusal, status_and_code
-from storage.files.s3_requests import MOST_DELETED, ConditionFailed, Listed, Page, S3Requests
+from storage.files.s3_requests import MOST_DELETED, ConditionFailed, S3Requests
 from storage.files.store import (
     FileStat,
     FileStore,
     FileStoreConfig,
     already_there,
     changed,
-    checked_chunk,
     guess_media_type,
     missing,
 )
@@ -196,7 +196,7 @@ class S3FileStore(FileStore):
         self, path: str, chunks: AsyncIterable[bytes], kind: str | None, nonce: str | None, if_match: str | None
     ) -> tuple[str, int]:
         """A multipart upload, or a plain put if the content turns out to be small."""
-        parts = _parts(chunks)
+        parts = in_parts(chunks, PART_BYTES)
         async with aclosing(parts):
             first = await anext(parts, bytearray())
             if len(first) < PART_BYTES:
@@ -436,22 +436,6 @@ class S3FileStore(FileStore):
             raise refusal(path, self._bucket, *_known(error, 404)) from error
         except exceptions.BaseError as error:
             raise refusal(path, self._bucket, *_known(error, 0)) from error
-
-
-async def _parts(chunks: AsyncIterable[bytes]) -> AsyncGenerator[bytearray, None]:
-    """The content in parts of PART_BYTES, the last one smaller; nothing for an empty one."""
-    part = bytearray()
-    async for chunk in chunks:
-        view = memoryview(checked_chunk(chunk))
-        while len(view):
-            taken = view[: PART_BYTES - len(part)]
-            part += taken
-            view = view[len(taken) :]
-            if len(part) == PART_BYTES:
-                yield part
-                part = bytearray()
-    if part:
-        yield part
 
 
 async def _cut(content: bytes) -> AsyncGenerator[bytes, None]:

@@ -20,6 +20,7 @@ from xml.sax.saxutils import escape
 
 from storage.database.per_loop import PerLoop
 from storage.errors import FileStoreError, FileStoreUnavailable, StorageError
+from storage.files.key_order import Listed, Page
 from storage.files.s3_endpoint import AwsCredentials, S3Endpoint
 from storage.files.s3_errors import RETRIED, refusal, status_and_code
 
@@ -40,24 +41,6 @@ SENT_PIECE_BYTES: Final = 256 * 1024
 
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """An object of a listing, or a common prefix (then only the key, which ends in `/`)."""
-
-    key: str
-    size: int = 0
-    etag: str = ""
-    updated_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Some of a listing, and the token of the next page (None: there is none)."""
-
-    entries: list[Listed]
-    token: str | None
 
 
 @dataclass(frozen=True, slots=True)
