@@ -254,7 +254,7 @@ async def test_the_default_is_a_sqlite_file_and_local_files_in_the_data_folder(
     ("options", "message"),
     [
         ({"file_store": "lcoal"}, "'lcoal' is not a file store"),
-        ({"file_store": "s3"}, "not available in this release"),
+        ({"file_store": "s3", "file_store_path": ""}, "no bucket is named"),
         ({"database_url": "mysql://x/y"}, "'mysql' are not supported"),
         ({"database_url": "nonsense"}, "cannot be read"),
         ({"master_key": "c2hvcnQ="}, "32"),

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Any, Final, Literal, ParamSpec, Self, TypeVar
 from uuid import uuid4
 
@@ -240,14 +241,8 @@ class GoogleCloudFileStore(FileStore):
         async with aclosing(self._pages(prefix, None)) as pages:
             async for page in pages:
                 for entry in page.entries:
-                    if is_stored_path(entry.key) and entry.updated_at is not None:
-                        yield FileStat(
-                            path=entry.key,
-                            size=entry.size,
-                            updated_at=entry.updated_at,
-                            media_type=guess_media_type(entry.key),
-                            etag=entry.etag,
-                        )
+                    if is_stored_path(entry.key):
+                        yield entry.described()
 
     async def _pages(self, prefix: str, delimiter: str | None) -> AsyncGenerator[Page, None]:
         """Pages of the names below a prefix, without the store's own prefix."""
@@ -401,8 +396,8 @@ class GoogleCloudFileStore(FileStore):
             raise missing(path) from error
         except (exceptions.Unauthorized, exceptions.Forbidden, GoogleAuthError) as error:
             raise FileAccessDenied(
-                f"access to {subject} in {self.location!r} was refused ({type(error).__name__}); check the credentials, "
-                "and that they may read, create, delete and list objects (roles/storage.objectUser)"
+                f"access to {subject} in {self.location!r} was refused ({type(error).__name__}); check the "
+                "credentials, and that they may read, create, delete and list objects (roles/storage.objectUser)"
             ) from error
         except exceptions.TooManyRequests as error:
             raise FileStoreThrottled(
@@ -416,7 +411,7 @@ class GoogleCloudFileStore(FileStore):
         except exceptions.RequestRangeNotSatisfiable as error:
             raise FileChanged(f"the file {path!r} was replaced while it was read; read again") from error
         except exceptions.GoogleAPICallError as error:
-            if error.code == 507:
+            if error.code == HTTPStatus.INSUFFICIENT_STORAGE:
                 raise FileStoreFull(f"no room for {subject} in {self.location!r}") from error
             raise FileStoreError(f"{self.location!r} refused what was asked of {subject} ({error.code})") from error
 

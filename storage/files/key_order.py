@@ -9,7 +9,12 @@ from __future__ import annotations
 import heapq
 from collections.abc import AsyncGenerator, AsyncIterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Final
+
+from storage.files.store import FileStat, guess_media_type
+
+FOREVER_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +24,17 @@ class Listed:
     key: str
     size: int = 0
     etag: str = ""
-    updated_at: datetime | None = None
+    updated_at: datetime = FOREVER_AGO
+
+    def described(self) -> FileStat:
+        """An object, whose key is its path, as callers know it."""
+        return FileStat(
+            path=self.key,
+            size=self.size,
+            updated_at=self.updated_at,
+            media_type=guess_media_type(self.key),
+            etag=self.etag,
+        )
 
 
 @dataclass(frozen=True, slots=True)

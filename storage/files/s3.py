@@ -6,22 +6,30 @@ Objects go through obstore (Rust, several times aiobotocore's throughput); what 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 from uuid import uuid4
 
 from storage.clock import now
-from storage.errors import ConfigurationError, FileNotFound, InvalidInput, PathRejected, StorageError
+from storage.errors import (
+    ConfigurationError,
+    FileNotFound,
+    FileStoreUnavailable,
+    InvalidInput,
+    PathRejected,
+    StorageError,
+)
 from storage.files.concurrency import each
 from storage.files.key_order import Listed, Page, in_byte_order
 from storage.files.parts import in_parts
 from storage.files.paths import MAX_PATH_BYTES, folder_path, is_stored_path
 from storage.files.s3_endpoint import AwsCredentials, S3Endpoint
 from storage.files.s3_errors import refusal, status_and_code
-from storage.files.s3_requests import MOST_DELETED, ConditionFailed, S3Requests
+from storage.files.s3_requests import MOST_DELETED, ConditionFailed, S3Requests, pause
 from storage.files.store import (
     FileStat,
     FileStore,
@@ -34,6 +42,8 @@ from storage.files.store import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+T = TypeVar("T")
 
 PART_BYTES: Final = 6 * 1024 * 1024
 """Of a multipart upload (S3 wants 5 MiB at least). With what is being filled and what is on its way, a streamed write
@@ -66,6 +76,9 @@ _RETRY: Final = {
     # Signatures hold 15 minutes; a caller should hear of an outage sooner.
     "retry_timeout": timedelta(seconds=60),
 }
+
+_REPEATED_ALREADY: Final = ", after "
+"""obstore's message goes on `after 5 retries` when it has used them up."""
 
 _NONCE: Final = "storage-write"
 """Metadata of a conditional write. If the answer to the first attempt is lost, the second one meets the file that the
@@ -181,15 +194,13 @@ class S3FileStore(FileStore):
         mode: Any = "overwrite"
         if nonce is not None:
             mode = "create" if if_match is None else {"e_tag": f'"{if_match}"'}
-        with self._typed(path):
-            put = await self._obstore.put_async(
-                self._store,
-                self._key(path),
-                content,
-                attributes=attributes,
-                mode=mode,
-                use_multipart=False,
-            )
+        key = self._key(path)
+        put = await self._repeated(
+            path,
+            lambda: self._obstore.put_async(
+                self._store, key, content, attributes=attributes, mode=mode, use_multipart=False
+            ),
+        )
         return (put["e_tag"] or "").strip('"')
 
     async def _put_stream(
@@ -203,7 +214,7 @@ class S3FileStore(FileStore):
                 return await self._put(path, bytes(first), kind, nonce, if_match), len(first)
             return await self._put_parts(path, first, parts, kind, nonce, if_match)
 
-    async def _put_parts(
+    async def _put_parts(  # noqa: PLR0917 - what a write is made of
         self,
         path: str,
         first: bytearray,
@@ -263,9 +274,13 @@ class S3FileStore(FileStore):
     # ---- reading
 
     async def _read(self, path: str) -> bytes:
-        with self._typed(path):
-            found = await self._obstore.get_async(self._store, self._key(path))
+        key = self._key(path)
+
+        async def get() -> bytes:
+            found = await self._obstore.get_async(self._store, key)
             return bytes(await found.bytes_async())
+
+        return await self._repeated(path, get)
 
     async def _stat(self, path: str) -> FileStat | None:
         try:
@@ -288,7 +303,7 @@ class S3FileStore(FileStore):
             try:
                 found = await self._obstore.get_async(self._store, self._key(path), options=options)
             except self._obstore.exceptions.BaseError as error:
-                if status_and_code(str(error))[0] == 416:  # the range begins at the end or behind it
+                if status_and_code(str(error))[0] == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # begins at the end
                     return
                 raise
             async for piece in found.stream(READ_PIECE_BYTES):
@@ -297,8 +312,8 @@ class S3FileStore(FileStore):
                     yield bytes(view[offset : offset + chunk_size])
 
     async def _head(self, path: str) -> Any:
-        with self._typed(path):
-            return await self._obstore.get_async(self._store, self._key(path), options={"head": True})
+        key = self._key(path)
+        return await self._repeated(path, lambda: self._obstore.get_async(self._store, key, options={"head": True}))
 
     # ---- listing
 
@@ -321,14 +336,7 @@ class S3FileStore(FileStore):
         prefix = f"{folder}/" if folder else ""
         async with aclosing(self._flat(prefix) if self._ordered else self._deep(prefix)) as entries:
             async for entry in entries:
-                assert entry.updated_at is not None
-                yield FileStat(
-                    path=entry.key,
-                    size=entry.size,
-                    updated_at=entry.updated_at,
-                    media_type=guess_media_type(entry.key),
-                    etag=entry.etag,
-                )
+                yield entry.described()
 
     async def _flat(self, prefix: str) -> AsyncGenerator[Listed, None]:
         async with aclosing(self._pages(prefix, delimiter="")) as pages:
@@ -376,8 +384,7 @@ class S3FileStore(FileStore):
     async def _remove(self, path: str) -> bool:
         if await self._stat(path) is None:
             return False
-        with self._typed(path):
-            await self._obstore.delete_async(self._store, self._key(path))
+        await self._requests.delete([self._key(path)])
         return True
 
     async def _delete(self, path: str) -> int:
@@ -391,8 +398,8 @@ class S3FileStore(FileStore):
         return removed
 
     async def _copy(self, source: str, target: str) -> FileStat:
-        with self._typed(source):
-            await self._obstore.copy_async(self._store, self._key(source), self._key(target))
+        origin, destination = self._key(source), self._key(target)
+        await self._repeated(source, lambda: self._obstore.copy_async(self._store, origin, destination))
         return self._described(target, await self._head(target))
 
     async def _signed_url(self, path: str, expires: timedelta, method: Literal["GET", "PUT"]) -> str:
@@ -421,6 +428,22 @@ class S3FileStore(FileStore):
             media_type=kind if kind not in _ANY_KIND else guess_media_type(path),
             etag=(meta["e_tag"] or "").strip('"'),
         )
+
+    async def _repeated(self, path: str, call: Callable[[], Awaitable[T]]) -> T:
+        """What `call` gives; repeated where obstore does not do it.
+
+        obstore repeats what HTTP calls safe. A PUT here is one too: it writes an object whole, and a conditional one
+        recognises its own.
+        """
+        for attempt in range(ATTEMPTS):
+            await pause(attempt)
+            try:
+                with self._typed(path):
+                    return await call()
+            except FileStoreUnavailable as error:
+                if attempt == ATTEMPTS - 1 or _REPEATED_ALREADY in str(error.__cause__):
+                    raise
+        raise AssertionError("unreachable: the last attempt returns or raises")
 
     @contextmanager
     def _typed(self, path: str) -> Iterator[None]:

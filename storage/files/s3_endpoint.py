@@ -1,4 +1,4 @@
-"""Which bucket at which endpoint, and with whose credentials: by arguments, the seed system's variables, AWS's chain."""
+"""Which bucket at which endpoint, with whose credentials: by arguments, the seed system's variables, AWS's chain."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ Codes are those of the S3 API reference, "Error responses"; compatible servers u
 from __future__ import annotations
 
 import re
+from http import HTTPStatus
 from typing import Final
 
 from storage.errors import (
@@ -51,9 +52,9 @@ def refusal(path: str, location: str, status: int, code: str) -> StorageError:
         return BucketNotFound(
             f"there is no bucket {location!r} at the endpoint ({named}); create it, or mend file_store_path"
         )
-    if status == 404:
+    if status == HTTPStatus.NOT_FOUND:
         return missing(path)
-    if code in _OTHER_REGION or status == 301:
+    if code in _OTHER_REGION or status == HTTPStatus.MOVED_PERMANENTLY:
         return FileStoreError(
             f"{location!r} is in another region than the one that was asked ({named}); set AWS_REGION to the bucket's"
         )
@@ -62,11 +63,11 @@ def refusal(path: str, location: str, status: int, code: str) -> StorageError:
             f"access to {subject} in {location!r} was refused ({named}); check the credentials, and that they allow "
             "s3:GetObject, s3:PutObject, s3:DeleteObject, s3:ListBucket and s3:AbortMultipartUpload"
         )
-    if code in _NO_ROOM or status == 507:
+    if code in _NO_ROOM or status == HTTPStatus.INSUFFICIENT_STORAGE:
         return FileStoreFull(f"no room for {subject} in {location!r} ({named}); what was there before is unchanged")
     if code in _THROTTLED or status in (429, 503):
         return FileStoreThrottled(f"{location!r} asked for fewer requests ({named}) until the retries were used up")
-    if status == 0 or status >= 500:
+    if status == 0 or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return FileStoreUnavailable(
             f"{location!r} cannot be reached or failed ({named}) until the retries were used up; "
             "check the endpoint and the network, then try again"

@@ -10,12 +10,13 @@ import asyncio
 import base64
 import hashlib
 import random
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote_plus, urlencode
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
 from storage.database.per_loop import PerLoop
@@ -38,6 +39,9 @@ TIMEOUT_S: Final = 30.0
 
 SENT_PIECE_BYTES: Final = 256 * 1024
 """A body is given to the socket in pieces, so that the transport does not copy a whole part into its buffer."""
+
+# What XML 1.0 cannot carry, or not unchanged.
+_NOT_XML: Final = re.compile("[\\x00-\\x1f\\x7f\\ud800-\\udfff\\ufffe\\uffff]")
 
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 5.0
@@ -109,11 +113,16 @@ class S3Requests:
             await self._send("GET", "", {"list-type": "2", "max-keys": "0"})
 
     async def delete(self, keys: Sequence[str]) -> None:
-        """Delete up to MOST_DELETED objects with one request; missing ones are no error.
+        """Delete up to MOST_DELETED objects, with one request but for odd keys; missing ones are no error.
 
         Raises:
             FileAccessDenied, FileStoreError: for the first key that was not deleted.
         """
+        for key in filter(_NOT_XML.search, keys):
+            await self._send("DELETE", key, {}, accepted=(404,))
+        keys = [key for key in keys if not _NOT_XML.search(key)]
+        if not keys:
+            return
         objects = "".join(f"<Object><Key>{escape(key)}</Key></Object>" for key in keys)
         body = f'<Delete xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{objects}<Quiet>true</Quiet></Delete>'.encode()
         checksum = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
@@ -153,7 +162,7 @@ class S3Requests:
 
     # ---- one request
 
-    async def _send(
+    async def _send(  # noqa: PLR0917 - what a request is made of
         self,
         method: str,
         key: str,
@@ -169,10 +178,7 @@ class S3Requests:
         cause: Exception | None = None
         failure: StorageError = FileStoreUnavailable("no attempt was made")
         for attempt in range(self._attempts):
-            if attempt:
-                # Full jitter, as in "Exponential Backoff And Jitter" (AWS Architecture Blog).
-                longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt)
-                await asyncio.sleep(random.uniform(0, longest))  # noqa: S311 - spreads load, hides nothing
+            await pause(attempt)
             signed = await asyncio.to_thread(self._signed, method, url, body, dict(headers or {}))
             try:
                 answer = await client.request(method, url, content=_in_pieces(body) if body else None, headers=signed)
@@ -208,6 +214,16 @@ class ConditionFailed(FileStoreError):
     """The condition of a request does not hold (HTTP 412), or others are changing the object just now (HTTP 409)."""
 
 
+async def pause(attempt: int) -> None:
+    """Wait before an attempt (counted from 0, which waits for nothing).
+
+    Full jitter, as in "Exponential Backoff And Jitter" (AWS Architecture Blog).
+    """
+    if attempt:
+        longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt)
+        await asyncio.sleep(random.uniform(0, longest))  # noqa: S311 - spreads load, hides nothing
+
+
 async def _in_pieces(body: bytes | bytearray) -> AsyncIterator[bytes]:
     view = memoryview(body)
     for offset in range(0, len(view), SENT_PIECE_BYTES):
@@ -226,15 +242,15 @@ async def _close(client: httpx2.AsyncClient) -> None:
     await client.aclose()
 
 
-def _xml(body: bytes) -> ElementTree.Element:
+def _xml(body: bytes) -> ET.Element:
     try:
         # From the endpoint that is trusted with the files themselves; expat (>= 2.4.1) limits what entities expand to.
-        return ElementTree.fromstring(body)  # noqa: S314
-    except ElementTree.ParseError as error:
+        return ET.fromstring(body)  # noqa: S314
+    except ET.ParseError as error:
         raise FileStoreUnavailable(f"the S3 endpoint answered something that is not XML: {body[:80]!r}") from error
 
 
-def _text(element: ElementTree.Element, name: str) -> str:
+def _text(element: ET.Element, name: str) -> str:
     found = element.findtext(f"{{*}}{name}")
     if found is None:
         raise FileStoreUnavailable(f"the S3 endpoint's answer has no {name}; is it really an S3 service?")

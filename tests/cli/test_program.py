@@ -77,7 +77,7 @@ def test_a_wrong_command_line_ends_with_2_and_a_suggestion(
         (("status", "--database", "postgresql://me:hunter2@127.0.0.1:1/x"), {}, ""),
         (("init",), {"STORAGE_MASTER_KEY": "hunter2"}, "STORAGE_MASTER_KEY"),
         (("init",), {"STORAGE_FILE_STORE": "s4"}, "is not a file store"),
-        (("init",), {"STORAGE_FILE_STORE": "s3"}, "is not available in this release"),
+        (("init",), {"STORAGE_FILE_STORE": "s3", "AWS_S3_BUCKET": ""}, "no bucket is named"),
         (("init", "--config", "/nowhere/storage.toml"), {}, "/nowhere/storage.toml"),
         (("init", "--data-dir", "/dev/null/x"), {}, "/dev/null"),
     ],
