@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from storage.database.database import Database
 from storage.errors import (
     BucketNotFound,
     FileAccessDenied,
@@ -15,6 +16,7 @@ from storage.errors import (
     FileStoreThrottled,
     FileStoreUnavailable,
 )
+from storage.files.catalog import FileCatalog
 from storage.files.s3 import PART_BYTES, S3FileStore
 from storage.testing.files import pieces
 from tests.files.s3_buckets import BUCKET, client, empty_bucket
@@ -200,3 +202,24 @@ async def test_an_endpoint_that_nobody_serves_is_an_outage(store: S3FileStore) -
         for asking in (unreachable.read, unreachable.exists, unreachable.list):
             with pytest.raises(FileStoreUnavailable):
                 await asking("file")
+
+
+# ---- the catalogue over it
+
+
+async def test_the_catalogue_stays_true_when_the_backend_fails(
+    database: Database, user_id: str, store: S3FileStore, proxy: FaultProxy
+) -> None:
+    files = FileCatalog(database, store, user_id)
+    await files.write("file", b"old")
+    proxy.inject(Fault("status", status=403, code="AccessDenied", method="PUT", times=2))
+    with pytest.raises(FileAccessDenied):
+        await files.write("file", b"new")
+    with pytest.raises(FileAccessDenied):
+        await files.write("another", b"new")
+    proxy.inject(Fault("lost", method="PUT"), Fault("cut answer", method="GET"))
+    assert await files.read("file") == b"old"
+    assert await files.list() == ["file"]
+    await files.write("file", b"new")
+    assert proxy.hits == 2
+    assert await files.read("file") == b"new"
