@@ -479,3 +479,45 @@ async def test_a_configured_store_uses_the_configured_folder(tmp_path: Path) -> 
 def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert LocalFileStore("~/files").root == tmp_path / "files"
+
+
+# ---- conditions, between processes
+
+
+async def test_of_several_processes_one_creates_each_file_and_no_increment_is_lost(tmp_path: Path) -> None:
+    program = """
+        import asyncio, sys
+        from storage.errors import FileChanged, FileExists
+        from storage.files.local import LocalFileStore
+
+        async def main():
+            created = 0
+            async with LocalFileStore(sys.argv[1]) as store:
+                for number in range(40):
+                    try:
+                        await store.write(f"folder/{number}", b"", if_absent=True)
+                        created += 1
+                    except FileExists:
+                        pass
+                for _ in range(40):
+                    while True:
+                        # The etag first: what is read after it is at least as new.
+                        etag = (await store.stat("counter")).etag
+                        count = int(await store.read("counter"))
+                        try:
+                            await store.write("counter", str(count + 1), if_match=etag)
+                            break
+                        except FileChanged:
+                            pass
+            print(created)
+
+        asyncio.run(main())
+    """
+    async with LocalFileStore(tmp_path / "files") as store:
+        await store.write("counter", "0")
+        processes = [await run_python(program, tmp_path / "files") for _ in range(4)]
+        outputs = [await process.communicate() for process in processes]
+        assert [process.returncode for process in processes] == [0] * 4, outputs
+        assert sum(int(out) for out, _ in outputs) == 40
+        assert await store.read("counter") == b"160"
+        assert len(await store.list("folder")) == 40
