@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
-import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,17 +11,11 @@ import pytest
 
 from storage import Storage
 from storage.config import StorageConfig
-from tests.cli.conftest import REPOSITORY, WRONG_KEY, Shell
+from tests.cli.conftest import WRONG_KEY, Shell
+from tests.cli.runbooks import Runbooks
 
-PAGE = (REPOSITORY / "docs" / "security.md").read_text(encoding="utf-8")
-RUNBOOKS = PAGE.partition("## Runbooks")[2]
+RUNBOOKS = Runbooks("security.md")
 PASSPHRASE = "correct horse battery staple"
-
-
-def runbook(title: str) -> list[list[str]]:
-    """The commands under a heading."""
-    (block,) = re.findall(rf"^### {re.escape(title)}\n.*?^```console\n(.*?)^```$", RUNBOOKS, re.MULTILINE | re.DOTALL)
-    return [shlex.split(line.removeprefix("$ storage ")) for line in block.splitlines()]
 
 
 @pytest.fixture
@@ -46,7 +38,7 @@ def ids(desk: Shell) -> list[str]:
 def follow(desk: Shell, title: str, *, fails: Sequence[str] = ()) -> list[str]:
     """Run a runbook; OLD and NEW are the first and the last master key. Returns all that was printed, by command."""
     printed = []
-    for words in runbook(title):
+    for words in RUNBOOKS.commands(title):
         known = {"OLD": ids(desk)[0], "NEW": ids(desk)[-1]}
         outcome = desk(*[known.get(word, word) for word in words])
         assert outcome.code == (1 if words == list(fails) else 0), (words, outcome.output, outcome.errors)
@@ -87,11 +79,7 @@ def database(desk: Shell) -> StorageConfig:
 
 
 def test_every_runbook_is_tested() -> None:
-    titles = re.findall(r"^### (.+)$", RUNBOOKS, re.MULTILINE)
-    source = Path(__file__).read_text(encoding="utf-8")
-    assert titles
-    for title in titles:
-        assert f'"{title}"' in source, title
+    assert RUNBOOKS.untested(__file__) == []
 
 
 @pytest.mark.parametrize("title", ["Change the master key", "After a compromise"])
@@ -107,7 +95,7 @@ def test_after_a_rotation_the_old_key_is_needed_no_more(desk: Shell, title: str)
 
 
 def test_a_key_moves_to_a_new_machine_in_a_bundle(desk: Shell) -> None:
-    export, import_, status = runbook("Move to a new machine")
+    export, import_, status = RUNBOOKS.commands("Move to a new machine")
     assert desk(*export).code == 0
     assert Path("keys.bundle").stat().st_mode & 0o777 == 0o600
     Path(desk.environment["STORAGE_MASTER_KEY_FILE"]).unlink()  # as on a machine that never had it
