@@ -23,8 +23,12 @@ APPLICATION: Final = "agent-storage"
 """The name of our folders below the user's data and configuration folders."""
 
 FILE_STORES: Final = ("local", "memory", "s3", "google_cloud")
-"""What `file_store` may be, besides the dotted path of a FileStore class. There is no fallback: the seed system takes a
-misspelt name for `memory` and loses every file at exit."""
+"""What `file_store` may be, besides a name that an installed package registered (FILE_STORE_GROUP) and the dotted path
+of a FileStore class. There is no fallback: the seed system takes a misspelt name for `memory` and loses every file at
+exit."""
+
+FILE_STORE_GROUP: Final = "storage.file_stores"
+"""The group of entry points by which an installed package gives its FileStore class a name for `file_store`."""
 
 KEY_PROVIDERS: Final = ("environment", "key-file", "keyring", "aws-kms")
 """What `key_provider` may be, besides the dotted path of a KeyProvider class."""
@@ -58,10 +62,32 @@ class StorageConfig(BaseSettings):
     """`sqlite:///path`, `sqlite:///:memory:` or `postgresql://…`; a SQLite file in data_dir if None."""
 
     file_store: str = "local"
-    """Where blobs are kept: local, memory, s3, google_cloud, or the dotted path of a FileStore class."""
+    """Where blobs are kept: local, memory, s3, google_cloud, the name of an installed package's entry point in the
+    group `storage.file_stores`, or the dotted path of a FileStore class."""
 
     file_store_path: str | None = None
     """The root folder, or the bucket; the folder `files` in data_dir if None."""
+
+    file_cache_bytes: Annotated[int, Field(ge=0)] = 0
+    """Bytes of blobs that are kept at hand after they were read; 0 keeps none."""
+
+    file_cache_path: Path | None = None
+    """The folder that keeps them, for this machine's processes; the memory of this process if None."""
+
+    small_files_in_database: Annotated[int, Field(ge=0)] = 0
+    """Contents of at most so many bytes are kept in the database instead of the file store; 0 keeps none there."""
+
+    seal_files: bool = False
+    """Whether contents of files are encrypted under their user's data key before they are stored."""
+
+    max_file_bytes: Annotated[int, Field(ge=1)] | None = None
+    """Longest content of one file, in bytes; no limit if None."""
+
+    quota_bytes: Annotated[int, Field(ge=0)] | None = None
+    """Sum of the sizes of one user's files at most; no limit if None."""
+
+    quota_files: Annotated[int, Field(ge=0)] | None = None
+    """Number of files of one user at most; no limit if None."""
 
     file_store_web_hook_url: str | None = Field(default=None, repr=False)
     """The operator's receiver of file changes, as in the seed system."""
@@ -190,7 +216,16 @@ class StorageConfig(BaseSettings):
     def _known_file_store(cls, value: str) -> str:
         if value in FILE_STORES or "." in value:
             return value
-        raise ValueError(f"{value!r} is not a file store; use one of {', '.join(FILE_STORES)} or a dotted path")
+        # Looks through every installed package, so only for a name that is none of ours.
+        from storage.extension import installed_names
+
+        installed = installed_names(FILE_STORE_GROUP)
+        if value in installed:
+            return value
+        names = [*FILE_STORES, *(name for name in installed if name not in FILE_STORES)]
+        close = difflib.get_close_matches(value, names, 1)
+        hint = f"did you mean {close[0]!r}? Use" if close else "use"
+        raise ValueError(f"{value!r} is not a file store; {hint} one of {', '.join(names)} or a dotted path")
 
     @classmethod
     def load(cls, file: Path | str | None = None, **arguments: Any) -> StorageConfig:

@@ -158,6 +158,14 @@ class FileAccessDenied(FileStoreError):
     """The backend refused access; what was there before is still whole."""
 
 
+class FileTooLarge(InvalidInput):
+    """The content is longer than `max_file_bytes` allows. Nothing was stored."""
+
+
+class QuotaExceeded(StorageError):
+    """With this change the user would have more bytes or more files than the quota allows. Nothing was changed."""
+
+
 class FileExists(Conflict, FileExistsError):
     """A file is at the path already, and the write was to create one (`if_absent`). Nothing was changed."""
 

@@ -1,14 +1,20 @@
-"""Third-party classes named by dotted path: loaded, held against the interface they claim, and made when first used."""
+"""Third-party classes, by dotted path or by an installed package's entry point: loaded, checked, made when first used.
+
+Checked means held against the interface that they claim to implement.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import importlib
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from storage.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 C = TypeVar("C")
 
@@ -35,12 +41,57 @@ def load_class(setting: str, dotted_path: str, interface: type[C]) -> type[C]:
     found = getattr(module, class_name, None)
     if not inspect.isclass(found):
         raise ConfigurationError(f"{setting}: module {module_name!r} has no class {class_name!r}")
+    return _checked(setting, dotted_path, found, interface)
+
+
+def installed_names(group: str) -> list[str]:
+    """The names that installed packages give to entry points of a group, sorted."""
+    return sorted({entry.name for entry in _entry_points(group)})
+
+
+def load_installed(setting: str, group: str, name: str, interface: type[C]) -> type[C]:
+    """The class that an installed package registered under a name, as an entry point of a group.
+
+    Args:
+        setting: the setting's name, for the error.
+        group: of the entry points.
+        name: of the entry point.
+        interface: what it must be a subclass of.
+
+    Raises:
+        ConfigurationError: as `load_class`; or no package, or more than one, registered the name.
+    """
+    registered = {entry.value: entry for entry in _entry_points(group) if entry.name == name}
+    if not registered:
+        raise ConfigurationError(f"{setting}: no installed package has an entry point {name!r} in the group {group!r}")
+    if len(registered) > 1:
+        raise ConfigurationError(
+            f"{setting}: {name!r} is registered more than once: {', '.join(sorted(registered))};"
+            " name the class that is meant by its dotted path"
+        )
+    [(value, entry)] = registered.items()
+    try:
+        found = entry.load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(f"{setting}: the entry point {name!r} ({value}) cannot be loaded: {error}") from error
+    if not inspect.isclass(found):
+        raise ConfigurationError(f"{setting}: the entry point {name!r} ({value}) is not a class")
+    return _checked(setting, f"{name!r} ({value})", found, interface)
+
+
+def _entry_points(group: str) -> Iterable[EntryPoint]:
+    from importlib.metadata import entry_points
+
+    return entry_points(group=group)
+
+
+def _checked(setting: str, shown: str, found: type[Any], interface: type[C]) -> type[C]:
     wanted = f"{interface.__module__}.{interface.__qualname__}"
     if not issubclass(found, interface):
-        raise ConfigurationError(f"{setting}: {dotted_path} must be a subclass of {wanted}")
+        raise ConfigurationError(f"{setting}: {shown} must be a subclass of {wanted}")
     missing = sorted(getattr(found, "__abstractmethods__", ()))
     if missing:
-        raise ConfigurationError(f"{setting}: {dotted_path} does not implement {', '.join(missing)} of {wanted}")
+        raise ConfigurationError(f"{setting}: {shown} does not implement {', '.join(missing)} of {wanted}")
     return found
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import BigInteger, cast, func, literal_column, select, union, un
 
 from storage.database.migrate import SchemaState, SchemaStatus, check
 from storage.database.statement import Statement
+from storage.files.backends.cached import CachedFileStore
 from storage.tables import (
     ConversationTable,
     CustomSecretTable,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from storage.database.database import Database
     from storage.encryption.keyring import KeyRing
     from storage.encryption.status import KeyRingStatus
+    from storage.files.backends.cached import CacheStatistics
     from storage.files.store import FileStore
 
 _file: Final[Any] = FileTable.__table__  # type: ignore[attr-defined]
@@ -86,7 +88,9 @@ class StorageStatus:
         counts: rows by kind.
         file_bytes: sum of the sizes of all catalogued files.
         database_bytes: size of the database on disk, without SQLite's WAL.
-        file_store: kind and place of the blobs.
+        file_store: kind and place of the blobs; for `memory` it says that they are gone when the process ends.
+        file_cache: what this process's cache of blobs did and holds, and what all processes hold if it is in a folder;
+            None if there is none.
         keys: the key ring's state.
         problems: empty when all is well.
     """
@@ -99,6 +103,7 @@ class StorageStatus:
     database_bytes: int
     file_store: str
     keys: KeyRingStatus
+    file_cache: CacheStatistics | None = None
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -114,6 +119,7 @@ async def read_status(config: StorageConfig, database: Database, keyring: KeyRin
     size = _SQLITE_BYTES if database.dialect == "sqlite" else _POSTGRESQL_BYTES
     ((database_bytes,),) = await database.read(size, {}, scan=True)
     keys = await keyring.status()
+    file_cache = await blobs.measure() if isinstance(blobs, CachedFileStore) else None
     status = StorageStatus(
         dialect=database.dialect,
         database=database.url.display,
@@ -123,6 +129,7 @@ async def read_status(config: StorageConfig, database: Database, keyring: KeyRin
         database_bytes=int(database_bytes),
         file_store=f"{config.file_store}: {blobs.location}",
         keys=keys,
+        file_cache=file_cache,
     )
     if schema.state is not SchemaState.CURRENT:
         status.problems.append(

@@ -19,8 +19,11 @@ from storage.encryption.keyring import KeyRing
 from storage.encryption.providers.configured import provider_for
 from storage.errors import ConfigurationError
 from storage.extension import DeferredStore, load_class
+from storage.files.backends.configured import open_backend
+from storage.files.blobs import ContentRules
 from storage.files.catalog import FileCatalog, delete_conversation_files
 from storage.files.masking import FileMasking
+from storage.files.quota import Quota
 from storage.files.store import FileStore
 from storage.identity import user_key
 from storage.secrets.model import UserSecrets
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
     from storage.encryption.registry import SealedColumn
     from storage.encryption.rotation.verbs import KeyRotation
+    from storage.files.maintenance.verbs import FileMaintenance
     from storage.masking.masker import Secrets, SecretValue
     from storage.masking.maskers import Maskers
     from storage.status import StorageStatus
@@ -84,7 +88,7 @@ class Storage:
         async with AsyncExitStack() as opened:
             provider = await provider_for(config)
             opened.push_async_callback(provider.close)
-            blobs = await _open_blobs(config)
+            blobs = await open_backend(config)
             opened.push_async_callback(blobs.close)
             database = Database(
                 url,
@@ -117,6 +121,16 @@ class Storage:
         from storage.encryption.rotation.verbs import KeyRotation
 
         return KeyRotation(self.database, self.keyring, _sealed_columns())
+
+    @cached_property
+    def files(self) -> FileMaintenance:
+        """Everyone's files as a whole: verify, collect, export, repack, copy. See storage.files.maintenance.verbs."""
+        from storage.files.maintenance.verbs import FileMaintenance
+
+        config = self.config
+        return FileMaintenance(
+            self.database, self.blobs, self.keyring, config.small_files_in_database, seal=config.seal_files
+        )
 
     @cached_property
     def maskers(self) -> Maskers:
@@ -245,8 +259,17 @@ class _Stores:
         async def secrets(*, every: bool) -> Secrets:
             return await self._storage.maskers.secrets(self._executor, self.user_id, every=every)
 
-        masking = FileMasking(secrets, self._storage.config.masked_paths)
-        return FileCatalog(self._executor, self._storage.blobs, self.user_id, masking)
+        config = self._storage.config
+        quota = Quota(config.quota_bytes, config.quota_files)
+        return FileCatalog(
+            self._executor,
+            self._storage.blobs,
+            self.user_id,
+            FileMasking(secrets, config.masked_paths),
+            keyring=self._storage.keyring,
+            rules=ContentRules(config.small_files_in_database, config.seal_files, config.max_file_bytes),
+            quota=None if quota == Quota() else quota,
+        )
 
     def _model(self, setting: str, base: type[S]) -> type[S]:
         dotted_path = getattr(self._storage.config, setting)
@@ -295,31 +318,6 @@ class UserTransaction(_Stores):
 
     def __repr__(self) -> str:
         return f"<UserTransaction {self.user_id!r}>"
-
-
-async def _open_blobs(config: StorageConfig) -> FileStore:
-    kind = config.file_store
-    if kind == "local":
-        from storage.files.local import LocalFileStore
-
-        return LocalFileStore(config.file_store_path or config.files_default())
-    if kind == "memory":
-        from storage.files.memory import MemoryFileStore
-
-        return MemoryFileStore()
-    if kind == "s3":
-        from storage.files.s3 import S3FileStore
-
-        return await S3FileStore.get_instance(config)
-    if kind == "google_cloud":
-        from storage.files.google_cloud import GoogleCloudFileStore
-
-        return await GoogleCloudFileStore.get_instance(config)
-    if "." in kind:
-        store_class: Any = load_class("file_store", kind, FileStore)
-        made: FileStore = await store_class.get_instance(config, None)
-        return made
-    raise AssertionError(f"unreachable: the configuration takes no file_store {kind!r}")
 
 
 def _sealed_columns() -> tuple[SealedColumn, ...]:

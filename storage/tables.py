@@ -5,7 +5,7 @@ from __future__ import annotations
 from storage.conversations.table import ConversationTable
 from storage.database.metadata import metadata
 from storage.encryption.table import DataKeyTable, KeyEncryptionKeyTable
-from storage.files.table import FileTable
+from storage.files.table import FileContentTable, FileTable
 from storage.secrets.table import CustomSecretTable, ProviderTokenTable, UserSecretsTable
 from storage.settings.table import SettingsTable
 from storage.webhooks.table import DeliveryTable, EventTable, WebhookEndpointTable
@@ -16,6 +16,7 @@ __all__ = [
     "DataKeyTable",
     "DeliveryTable",
     "EventTable",
+    "FileContentTable",
     "FileTable",
     "KeyEncryptionKeyTable",
     "ProviderTokenTable",

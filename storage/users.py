@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Integer, Table, bindparam, delete, func, literal_column, select, union_all
+from sqlalchemy import Integer, Table, bindparam, delete, exists, func, literal_column, select, union_all
 
 from storage.database.statement import Statement
 from storage.database.unit import Unit, execute
 from storage.encryption.keyring import EVERYONE
 from storage.errors import FileStoreError
-from storage.files.catalog import BLOB_CONCURRENCY
+from storage.files.blobs import BLOB_CONCURRENCY, is_in_database
 from storage.files.concurrency import each
 from storage.identity import user_key
 from storage.tables import metadata
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _KEYS: Final = "data_key"
 _FILES: Final = "file"
+_CONTENTS: Final = "file_content"
 _EVENTS: Final = "event"
 _EVENTS_AT_ONCE: Final = 5000
 """A user may have very many, and SQLite's one writer is not to wait for all of them; so many take some 80 ms."""
@@ -80,7 +81,7 @@ _COUNT: Final = {
 _DELETE: Final = {
     table.name: Statement(f"user.delete_{table.name}", delete(table).where(table.c.user_id == bindparam("owner")))
     for table in owned_tables()
-    if table.name != _EVENTS
+    if table.name not in (_CONTENTS, _EVENTS)
 }
 _events: Final = metadata.tables[_EVENTS]
 _SOME_EVENTS: Final = (
@@ -95,9 +96,25 @@ _COUNT_SOME_EVENTS: Final = Statement(
 _DELETE_SOME_EVENTS: Final = Statement(
     "user.delete_some_events", delete(_events).where(_events.c.seq.in_(_SOME_EVENTS))
 )
-_BLOBS: Final = Statement(
-    "user.blobs",
-    select(metadata.tables[_FILES].c.blob_key).where(metadata.tables[_FILES].c.user_id == bindparam("owner")),
+_files: Final = metadata.tables[_FILES]
+_contents: Final = metadata.tables[_CONTENTS]
+_DELETE[_CONTENTS] = Statement(
+    "user.delete_unnamed_file_content",
+    # What is written meanwhile comes with its file's row: either both are there by now, or neither.
+    delete(_contents).where(
+        _contents.c.user_id == bindparam("owner"),
+        ~exists().where(_files.c.user_id == _contents.c.user_id, _files.c.blob_key == _contents.c.blob_key),
+    ),
+)
+_BLOBS: Final = Statement("user.blobs", select(_files.c.blob_key).where(_files.c.user_id == bindparam("owner")))
+_BLOBS_OF_SOME_EVENTS: Final = Statement(
+    "user.blobs_of_some_events",
+    select(_events.c.blob_key).where(
+        _events.c.seq.in_(_SOME_EVENTS),
+        _events.c.blob_key.is_not(None),
+        # A user who has come back meanwhile keeps what is theirs now.
+        ~exists().where(_files.c.user_id == bindparam("owner"), _files.c.blob_key == _events.c.blob_key),
+    ),
 )
 
 
@@ -125,8 +142,9 @@ async def list_users(database: Database) -> list[UserInfo]:
 async def delete_user(database: Database, keyring: KeyRing, blobs: FileStore, user_id: str | None) -> DeletedUser:
     """Remove the user's data keys and rows in one transaction, then the blobs of their files, then their events.
 
-    The events come last and some thousands at a time, so that others can write in between. Interrupted, it leaves
-    events, which list_users still shows, and perhaps blobs that nothing names; running it again removes the events.
+    The events come last and some thousands at a time, so that others can write in between; with each goes the blob that
+    it names, which is an older version's. Interrupted, it leaves events, which list_users still shows, and perhaps
+    blobs that nothing names, which the collector removes; running it again removes the events.
 
     With the data keys gone, no copy of the database's present content opens the user's secrets. Copies made before
     (backups, replicas, SQLite's WAL until its next checkpoint, PostgreSQL's until VACUUM and WAL recycling) still hold
@@ -156,34 +174,49 @@ async def delete_user(database: Database, keyring: KeyRing, blobs: FileStore, us
             if number:
                 rows[name] = int(number)
             yield from execute(statement, owner=owner)
-        return rows, keys
+        # A copy that was committed since its source's row was read may name the same blob.
+        named = {key for (key,) in (yield from execute(_BLOBS, owner=owner))}
+        return rows, [key for key in keys if key not in named]
 
     rows, keys = await database.run(unit)
     keyring.forget(owner)
-    removed, left = await _remove(blobs, sorted(set(keys)))
-    while number := await database.run(lambda: _some_events(owner)):
-        rows[_EVENTS] = rows.get(_EVENTS, 0) + number
+    done: set[str] = set()
+    removed, left = 0, []
+    number = _EVENTS_AT_ONCE
+    while True:
+        new = sorted({key for key in keys if not is_in_database(key)} - done)
+        done.update(new)
+        gone, kept = await _remove(blobs, new)
+        removed += gone
+        left += kept
         if number < _EVENTS_AT_ONCE:
-            break
-    return DeletedUser(owner, rows, removed, left)
+            return DeletedUser(owner, rows, removed, tuple(left))
+        number, keys = await database.run(lambda: _some_events(owner))
+        if number:
+            rows[_EVENTS] = rows.get(_EVENTS, 0) + number
 
 
-def _some_events(owner: str) -> Unit[int]:
+def _some_events(owner: str) -> Unit[tuple[int, list[str]]]:
+    """Delete some events; returns how many, and the keys of the blobs that they named."""
     ((number,),) = yield from execute(_COUNT_SOME_EVENTS, owner=owner, most=_EVENTS_AT_ONCE)
-    if number:
-        yield from execute(_DELETE_SOME_EVENTS, owner=owner, most=_EVENTS_AT_ONCE)
-    return int(number)
+    if not number:
+        return 0, []
+    keys = [key for (key,) in (yield from execute(_BLOBS_OF_SOME_EVENTS, owner=owner, most=_EVENTS_AT_ONCE))]
+    yield from execute(_DELETE_SOME_EVENTS, owner=owner, most=_EVENTS_AT_ONCE)
+    return int(number), keys
 
 
-async def _remove(blobs: FileStore, keys: Sequence[str]) -> tuple[int, tuple[str, ...]]:
-    """Delete blobs; a file store that fails leaves some, and the rows are gone either way."""
+async def _remove(blobs: FileStore, keys: Sequence[str]) -> tuple[int, list[str]]:
+    """Delete blobs; returns how many were there, and those that a failing file store has left.
 
-    async def remove(key: str) -> bool:
+    The rows are gone either way.
+    """
+
+    async def remove(key: str) -> int | None:
         try:
-            await blobs.delete(key)
+            return await blobs.delete(key)
         except FileStoreError:
-            return False
-        return True
+            return None
 
     removed = await each(remove, keys, BLOB_CONCURRENCY)
-    return sum(removed), tuple(key for key, gone in zip(keys, removed, strict=True) if not gone)
+    return sum(map(bool, removed)), [key for key, found in zip(keys, removed, strict=True) if found is None]

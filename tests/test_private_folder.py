@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from storage.encryption.providers.key_file import KeyFile
-from storage.files.local import LocalFileStore
+from storage.files.backends.local import LocalFileStore
 from storage.private_folder import make_private_folder
 
 

@@ -17,7 +17,7 @@ from sqlalchemy import insert, select
 
 from storage import ConversationMetadata, Settings, Storage, StorageConfig
 from storage.errors import FileStoreUnavailable, InvalidInput, KeyMissing, SecretNotFound
-from storage.files.memory import MemoryFileStore
+from storage.files.backends.memory import MemoryFileStore
 from storage.tables import WebhookEndpointTable, metadata
 from storage.users import owned_tables
 
@@ -25,7 +25,10 @@ from storage.users import owned_tables
 @pytest.fixture
 def config(database_url: str, tmp_path: Path) -> StorageConfig:
     return StorageConfig.load(
-        database_url=database_url, data_dir=tmp_path / "data", master_key_file=tmp_path / "keys" / "master.key"
+        database_url=database_url,
+        data_dir=tmp_path / "data",
+        master_key_file=tmp_path / "keys" / "master.key",
+        small_files_in_database=5,
     )
 
 
@@ -44,6 +47,7 @@ async def fill(storage: Storage, user_id: str) -> None:
     await user.secrets.set_provider_token("github", "ghp")
     await user.files.write("a.txt", f"a of {user_id}")
     await user.files.copy("a.txt", "b.txt")
+    await user.files.write("small.txt", "small")
     moment = datetime.now(UTC)
     async with storage.session() as session:
         connection = await session.connection()
@@ -100,6 +104,40 @@ async def test_the_blobs_of_a_deleted_user_are_gone_and_no_others(storage: Stora
     assert sorted(contents) == [b"a of ada", b"a of bob"]
     await storage.delete_user("ada")
     assert [await storage.blobs.read(entry.path) async for entry in storage.blobs.walk()] == [b"a of bob"]
+
+
+async def test_the_blobs_of_older_versions_of_a_deleted_users_files_are_gone_too(storage: Storage) -> None:
+    ada = storage.user("ada").files
+    for version in range(3):
+        await ada.write("a.txt", f"version {version}")
+    await ada.write("removed.txt", "was removed")
+    await ada.delete("removed.txt")
+    await ada.write("a.txt", "small")
+    assert len([entry async for entry in storage.blobs.walk()]) == 4
+    deleted = await storage.delete_user("ada")
+    assert (deleted.blobs, deleted.blobs_left) == (4, ())
+    assert [entry async for entry in storage.blobs.walk()] == []
+
+
+async def test_a_user_who_comes_back_while_being_deleted_keeps_what_is_written_then(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = storage.user("ada").files
+    await ada.write("old.txt", "what was there before")
+    delete = storage.blobs.delete
+    written = False
+
+    async def write_meanwhile(path: str) -> int:
+        nonlocal written
+        if not written:
+            written = True
+            await ada.write("new.txt", "what is written meanwhile")
+        return await delete(path)
+
+    monkeypatch.setattr(storage.blobs, "delete", write_meanwhile)
+    await storage.delete_user("ada")
+    assert await ada.list() == ["new.txt"]
+    assert await ada.read("new.txt") == b"what is written meanwhile"
 
 
 async def test_more_events_than_are_removed_at_once_are_all_removed(

@@ -33,6 +33,13 @@ _HALF_A_CENT: Final = 0.005
 _STEPS: Final = 10
 """Lines at most that tell of progress where there is no bar."""
 
+_BYTES: Final = "bytes"
+"""What is counted in kB, MB and so on."""
+
+_MANY: Final = 1_000
+_MANY_BYTES: Final = 10_000_000
+"""From where on somebody who does not see a bar is told of progress whose end nobody knows."""
+
 _JOINER: Final = "\u200d"
 """Not printable for Python, yet part of many emoji."""
 
@@ -171,14 +178,14 @@ def _text(value: object) -> str:
 
 
 @contextmanager
-def progress(doing: str, things: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None] | None]:
+def progress(doing: str, things: str, *, quiet: bool = False) -> Iterator[Callable[[int, int | None], None] | None]:
     """What to call with how many are done and how many there are: a bar on a terminal, a few lines otherwise.
 
-    Both go to stderr, so that the report stays clean.
+    Both go to stderr, so that the report stays clean. Nobody knows how many there are if that is None.
 
     Args:
         doing: what is being done: `rewrapping`.
-        things: what is counted: `data keys`.
+        things: what is counted: `data keys`; `bytes` are shown in kB, MB and so on.
         quiet: show nothing, and give None.
     """
     if quiet:
@@ -190,29 +197,40 @@ def progress(doing: str, things: str, *, quiet: bool = False) -> Iterator[Callab
         yield _steps(doing, things)
 
 
-def _steps(doing: str, things: str) -> Callable[[int, int], None]:
+def _steps(doing: str, things: str) -> Callable[[int, int | None], None]:
     shown = 0
+    many = _MANY_BYTES if things == _BYTES else _MANY
 
-    def tell(done: int, total: int) -> None:
+    def tell(done: int, total: int | None) -> None:
         nonlocal shown
-        step = _STEPS * done // max(total, 1)
+        # Without an end in sight, at each power of ten.
+        step = len(str(done // many)) - (done < many) if total is None else _STEPS * done // max(total, 1)
         if step > shown:
             shown = step
-            note(f"{doing}: {done:,} of {total:,} {things}")
+            note(f"{doing}: {_amount(done, things) if total is None else _part(done, total, things)}")
 
     return tell
 
 
-@contextmanager
-def _bar(doing: str, things: str) -> Iterator[Callable[[int, int], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+def _part(done: int, total: int, things: str) -> str:
+    return f"{size(done)} of {size(total)}" if things == _BYTES else f"{done:,} of {total:,} {things}"
 
-    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TextColumn(things), TimeElapsedColumn())
+
+def _amount(done: int, things: str) -> str:
+    return size(done) if things == _BYTES else f"{done:,} {things}"
+
+
+@contextmanager
+def _bar(doing: str, things: str) -> Iterator[Callable[[int, int | None], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    counted = [DownloadColumn()] if things == _BYTES else [MofNCompleteColumn(), TextColumn(things)]
+    columns = (TextColumn(doing), BarColumn(), *counted, TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(doing, total=None)
 
-        def move(done: int, total: int) -> None:
+        def move(done: int, total: int | None) -> None:
             bar.update(task, completed=done, total=total)
 
         yield move

@@ -5,23 +5,19 @@ Versioned and bound to its sort order: a cursor of another order would silently 
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import math
 from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, NoReturn
 
+from storage.database.cursor import pack, unpack
 from storage.database.types import checked_text, from_microseconds, to_microseconds
 from storage.errors import InvalidInput
 
 _FORMAT: Final = 1
 _PARTS: Final = 4
 """Format, order, sort value, conversation id."""
-_MOST_CHARACTERS: Final = 1024 * 1024
-"""Longer than any cursor of a title that a person would write; text from outside is not decoded without a bound."""
 
 
 class ConversationSort(StrEnum):
@@ -67,8 +63,7 @@ def encode_cursor(sort: ConversationSort, value: Any, conversation_id: str) -> s
     """The cursor after a conversation whose sort value is `value` (a datetime, text or number)."""
     if isinstance(value, datetime):
         value = to_microseconds(value)
-    text = json.dumps([_FORMAT, sort.value, value, conversation_id], ensure_ascii=False, separators=(",", ":"))
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+    return pack([_FORMAT, sort.value, value, conversation_id])
 
 
 def decode_cursor(page_id: object, sort: ConversationSort) -> tuple[Any, str]:
@@ -77,15 +72,7 @@ def decode_cursor(page_id: object, sort: ConversationSort) -> tuple[Any, str]:
     Raises:
         InvalidInput: not a cursor of ours, of another format or of another sort order.
     """
-    if not isinstance(page_id, str) or len(page_id) > _MOST_CHARACTERS:
-        _refuse("it is not a cursor")
-    try:
-        packed = base64.b64decode(page_id + "=" * (-len(page_id) % 4), altchars=b"-_", validate=True)
-        decoded = json.loads(packed)
-    except (binascii.Error, ValueError, RecursionError):
-        _refuse("it is not a cursor")
-    if not isinstance(decoded, list) or not decoded or decoded[0] != _FORMAT:
-        _refuse("it is not a cursor of this release")
+    decoded = unpack(page_id, _FORMAT, _refuse)
     if len(decoded) != _PARTS or decoded[1] != sort.value:
         _refuse(f"it belongs to another order than {sort.value!r}")
     try:

@@ -14,7 +14,6 @@ from itertools import combinations
 from typing import Any, Final
 
 from sqlalchemy import ColumnClause, Integer, bindparam, func, select, tuple_
-from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import ColumnElement
 
 from storage.conversations.cursor import ConversationSort
@@ -22,7 +21,7 @@ from storage.conversations.filters import EQUAL_FILTERS, TOP_LEVEL
 from storage.conversations.row import COLUMNS
 from storage.conversations.statements import OWN, table
 from storage.conversations.table import TITLE, UPDATED
-from storage.database.expressions import contains_text, json_array_has_all
+from storage.database.expressions import contains_text, json_array_has_all, unindexed
 from storage.database.statement import Statement
 
 SHAPES_KEPT: Final = 256
@@ -44,42 +43,17 @@ _PERIODS: Final = {
 """Filters of a period: the sort order that reads just that period, and what is compared."""
 
 
-class _Unindexed(ColumnElement[Any]):
-    """The same value, but no reason to use another index than the one in the order of the page.
-
-    SQLite, without statistics, takes two equalities for better than any order, then reads and sorts all it finds.
-    PostgreSQL has statistics and is left to its own judgement.
-    """
-
-    inherit_cache = True
-
-    def __init__(self, expression: ColumnElement[Any]) -> None:
-        self.value = expression
-        self.type = expression.type
-
-
-@compiles(_Unindexed)
-def _unindexed(element: _Unindexed, compiler: Any, **options: Any) -> str:
-    text: str = compiler.process(element.value, **options)
-    return text
-
-
-@compiles(_Unindexed, "sqlite")
-def _unindexed_sqlite(element: _Unindexed, compiler: Any, **options: Any) -> str:
-    return f"+{compiler.process(element.value, **options)}"
-
-
 def _condition(name: str, order: str | None) -> Any:
     """A filter, for a page in the order of a field ("" for none), or for a count (None): any index will do."""
     if name == TOP_LEVEL:
         parent = table.c.parent_conversation_id
-        return (_Unindexed(parent) if order is not None else parent).is_(None)
+        return (unindexed(parent) if order is not None else parent).is_(None)
     if name in EQUAL_FILTERS:
         column = table.c[EQUAL_FILTERS[name]]
         return column == bindparam(name, type_=column.type)
     if name in _PERIODS:
         field, expression = _PERIODS[name]
-        compared = expression if order in (None, field) else _Unindexed(expression)
+        compared = expression if order in (None, field) else unindexed(expression)
         moment = bindparam(name, type_=table.c.created_at.type)
         return compared >= moment if name.endswith("_after") else compared < moment
     if name == "tags":
@@ -99,7 +73,7 @@ def page_statement(filters: frozenset[str], sort: ConversationSort, *, first: bo
     conversation_id = table.c.conversation_id
     # The children of one parent are few: found by their own index and then sorted.
     sorts = "parent_conversation_id" in filters
-    order: Any = _Unindexed(key) if sorts else key
+    order: Any = unindexed(key) if sorts else key
     statement = select(*COLUMNS, key.label("sort_value")).where(OWN)
     for name in sorted(filters):
         statement = statement.where(_condition(name, "" if sorts else sort.field))

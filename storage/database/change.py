@@ -20,6 +20,8 @@ class Change:
         version: the row's version after the change; None where rows have none.
         payload: details for receivers; never a secret's value.
         created_at: aware UTC.
+        blob_key: of a file that was written: where the bytes of this version are, also after the next write; not for
+            receivers.
     """
 
     id: uuid.UUID
@@ -29,3 +31,4 @@ class Change:
     version: int | None
     created_at: datetime
     payload: dict[str, Any] = field(default_factory=dict)
+    blob_key: str | None = None

@@ -70,7 +70,7 @@ class Database:
             DatabaseUnavailable: the SQLite file cannot be opened.
         """
         self.url = url
-        self._transaction_timeout = transaction_timeout
+        self.transaction_timeout = transaction_timeout
         self._prepared_statements = prepared_statements
         self._hooks: list[CommitHook] = []
         self._hook_tasks: set[asyncio.Task[None]] = set()
@@ -134,7 +134,7 @@ class Database:
             NestedTransaction: the task holds one already.
             TransactionTimeout: it stayed open for too long; nothing was written.
         """
-        seconds = self._transaction_timeout if timeout is None else timeout
+        seconds = self.transaction_timeout if timeout is None else timeout
         if not seconds > 0:
             raise InvalidInput(f"timeout must be a positive number of seconds, not {seconds!r}")
         self._refuse_nesting()

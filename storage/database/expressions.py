@@ -8,7 +8,7 @@ from sqlalchemy import Boolean, LargeBinary, Text, func
 from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import NullType, TypeDecorator
 
 from storage.database.types import checked_text, dump_json, stored_bytes
 
@@ -117,3 +117,57 @@ def front_of(column: ColumnElement[bytes], length: int) -> ColumnElement[bytes]:
     whole = stored_bytes(column)
     # SQLite's substr makes NULL of an empty blob, which would pass for a secret that was never set.
     return func.coalesce(func.substr(whole, 1, length), whole, type_=LargeBinary())
+
+
+class unindexed(ColumnElement[Any]):  # noqa: N801 - as above
+    """The same value, but no reason to use another index than the one in the order of the page.
+
+    SQLite, without statistics, takes two equalities for better than any order, then reads and sorts all it finds.
+    PostgreSQL has statistics and is left to its own judgement.
+    """
+
+    inherit_cache = True
+
+    def __init__(self, expression: ColumnElement[Any]) -> None:
+        self.value = expression
+        self.type = expression.type
+
+
+@compiles(unindexed)
+def _unindexed(element: unindexed, compiler: Any, **options: Any) -> str:
+    text: str = compiler.process(element.value, **options)
+    return text
+
+
+@compiles(unindexed, "sqlite")
+def _unindexed_sqlite(element: unindexed, compiler: Any, **options: Any) -> str:
+    return f"+{compiler.process(element.value, **options)}"
+
+
+class locked_until_commit(ColumnElement[Any]):  # noqa: N801 - as above
+    """Waits for other transactions that have locked the same text, and keeps it until this one ends.
+
+    For what there is no row to lock of. It has no value. SQLite has one writer at a time, and nothing to wait for.
+
+    Args:
+        purpose: tells the locks of one feature from those of another; 64 bits.
+        text: what is locked. Two texts of one hash wait for each other, which harms nobody.
+    """
+
+    inherit_cache = True
+    type = NullType()
+
+    def __init__(self, purpose: int, text: BindParameter[Any]) -> None:
+        self.purpose = purpose
+        self.text = text
+
+
+@compiles(locked_until_commit, "postgresql")
+def _locked_until_commit_postgresql(element: locked_until_commit, compiler: Any, **options: Any) -> str:
+    text = compiler.process(element.text, **options)
+    return f"pg_advisory_xact_lock(hashtextextended({text}, {element.purpose}))"
+
+
+@compiles(locked_until_commit, "sqlite")
+def _locked_until_commit_sqlite(element: locked_until_commit, compiler: Any, **options: Any) -> str:
+    return f"{compiler.process(element.text, **options)} IS NULL"

@@ -31,6 +31,8 @@ class SealedColumn:
         name: the column that holds the secret's name, None if it has none.
         destination: the column that holds the host or base URL that the secret is for, None if it is for
             none.
+        masked: whether its values are a user's own secrets, which might turn up in a file and are masked there; not a
+            key that only this library ever sees.
     """
 
     table: str
@@ -40,6 +42,7 @@ class SealedColumn:
     row_id: str = "id"
     name: str | None = None
     destination: str | None = None
+    masked: bool = True
 
     @property
     def context_columns(self) -> tuple[str, ...]:

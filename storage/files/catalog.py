@@ -7,18 +7,19 @@ is at worst a blob that no row names.
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Final, Self
+from datetime import datetime
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
-from storage.database.unit import Executor
-from storage.errors import ConfigurationError, FileCorrupted, FileNotFound, InvalidInput
+from storage.database.statement import Statement
+from storage.database.unit import Executor, Unit
+from storage.errors import ConfigurationError, FileStoreUnavailable, InvalidInput, KeyMissing
 from storage.files import sql
+from storage.files.blobs import BLOB_CONCURRENCY, ContentRules, Contents, sha256
 from storage.files.concurrency import each
+from storage.files.incoming import chained
 from storage.files.masking import FileMasking, masked
 from storage.files.paths import file_path, under
 from storage.files.rows import (
@@ -36,30 +37,36 @@ from storage.files.rows import (
     save_all,
     save_if,
 )
+from storage.files.search import FilePage, FileSort, checked_query, read_page
 from storage.files.store import (
     Content,
     FileStat,
     FileStore,
     FileStoreConfig,
     as_bytes,
-    checked_chunk,
     guess_media_type,
     missing,
 )
-from storage.identity import new_id, user_key
+from storage.identity import user_key
 from storage.masking.masker import Secrets
 
-__all__ = ["FileCatalog", "Usage", "Written", "blob_key", "delete_conversation_files", "total_usage"]
+if TYPE_CHECKING:
+    from storage.encryption.keyring import KeyRing
+    from storage.encryption.keyset import KeySet
+    from storage.files.quota import Allowance, Quota
+
+__all__ = ["FileCatalog", "Usage", "Written", "delete_conversation_files", "total_usage"]
+
+T = TypeVar("T")
 
 PAGE_ROWS: Final = 1_000
 """Rows per statement of a listing or a walk: a page takes milliseconds, and holds a megabyte at most."""
 
-BLOB_CONCURRENCY: Final = 16
-"""Blobs of one call on their way at once: hides the latency of an object store, and few enough that a batch of large
-files does not fill the memory."""
+_ASK_FIRST_BYTES: Final = 1024 * 1024
+"""From here on an upload takes longer than a look at the quota before it."""
 
-_HASH_IN_THREAD_BYTES: Final = 1024 * 1024
-"""From here on hashing takes longer than a thread hop by far, and would hold up the event loop."""
+_LONG_ROW_BYTES: Final = 64 * 1024
+"""Contents in the database up to this size are read on the event loop's own thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +81,8 @@ class FileCatalog(FileStore):
     """The files of one user. A FileStore; beyond it write_many, read_many, stat_many and usage.
 
     Given a transaction as executor, its writes belong to that transaction. Reads verify the sha256 that was recorded
-    at the write and raise FileCorrupted if a blob is missing or altered; a range of a stream is not verified.
+    at the write and raise FileCorrupted if a blob is missing or altered; a range of a stream is not verified, unless it
+    is sealed.
 
     What is written to a path that the configuration's `masked_paths` name is masked (see `write`), and what is copied
     or moved there from one that they do not name. Between two that they name, bytes stay as they are.
@@ -84,15 +92,27 @@ class FileCatalog(FileStore):
         blobs: where the bytes go; shared by all users, and not closed by this object.
         user_id: None is the local user.
         masking: which files are written without the user's secrets in them; none if None.
+        keyring: the users' keys; what is sealed can neither be written nor read without it.
+        rules: where new contents go, how, and how long they may be.
+        quota: what the user's files may come to; anything if None.
     """
 
     def __init__(
-        self, executor: Executor, blobs: FileStore, user_id: str | None, masking: FileMasking | None = None
+        self,
+        executor: Executor,
+        blobs: FileStore,
+        user_id: str | None,
+        masking: FileMasking | None = None,
+        *,
+        keyring: KeyRing | None = None,
+        rules: ContentRules = ContentRules(),  # noqa: B008 - immutable
+        quota: Quota | None = None,
     ) -> None:
         self._executor = executor
-        self._blobs = blobs
+        self._contents = Contents(blobs, keyring, rules)
         self._user_id = user_key(user_id)
         self._masking = masking
+        self._quota = quota
 
     @classmethod
     async def get_instance(cls, config: FileStoreConfig, user_id: str | None = None) -> Self:  # noqa: ARG003
@@ -108,7 +128,14 @@ class FileCatalog(FileStore):
     # ---- beyond FileStore
 
     async def write(
-        self, path: str, content: Content, *, media_type: str | None = None, mask_secrets: bool | None = None
+        self,
+        path: str,
+        content: Content,
+        *,
+        media_type: str | None = None,
+        if_absent: bool = False,
+        if_match: str | None = None,
+        mask_secrets: bool | None = None,
     ) -> FileStat:
         """Store `content` at `path`, replacing what is there. See FileStore.write.
 
@@ -116,6 +143,8 @@ class FileCatalog(FileStore):
             path: where to.
             content: what.
             media_type: as the path's ending says if None.
+            if_absent: only create.
+            if_match: only replace the file that has this etag.
             mask_secrets: whether the user's secrets are replaced by `<secret_hidden>` before anything is stored or
                 announced: True, False, or None for what the configuration's `masked_paths` say of the path. JSON stays
                 JSON, but for an async iterable of more than 256 KiB, which is taken for plain text.
@@ -124,10 +153,15 @@ class FileCatalog(FileStore):
             KeyMissing, KeyMismatch, KeyUnavailable, Tampered: with True, some secrets cannot be opened. By the
                 configuration, those that can be are masked.
             ConfigurationError: True, and this object was made without `masking`.
+            FileTooLarge: the content is longer than `max_file_bytes`; nothing is left of it.
+            QuotaExceeded: the user's files would come to more than the quota; likewise.
+            KeyMissing, KeyMismatch, KeyUnavailable: contents are to be sealed (`seal_files`), and the key is not at
+                hand.
         """
-        normal, data = file_path(path), as_bytes(content)
+        normal, data = self._checked_write(path, content, if_absent=if_absent, if_match=if_match)
         secrets = await self._secrets([normal], wanted=mask_secrets)
-        return await self._write(normal, await masked(secrets, data), media_type)
+        content = await masked(secrets, data)
+        return await self._write(normal, content, media_type, if_absent=if_absent, if_match=if_match)
 
     async def write_many(
         self, items: Iterable[tuple[str, Content]], *, mask_secrets: bool | None = None
@@ -144,7 +178,8 @@ class FileCatalog(FileStore):
         Raises:
             PathRejected: a path breaks the rule; nothing was written.
             InvalidInput: two items have the same path; nothing was written.
-            KeyMissing, KeyMismatch, KeyUnavailable, Tampered, ConfigurationError: see write; nothing was written.
+            KeyMissing, KeyMismatch, KeyUnavailable, Tampered, ConfigurationError, FileTooLarge, QuotaExceeded: see
+                write; nothing was written.
         """
         contents: dict[str, bytes | AsyncIterable[bytes]] = {}
         for path, content in items:
@@ -158,34 +193,49 @@ class FileCatalog(FileStore):
                 if mask_secrets or (self._masking is not None and self._masking.covers(path)):
                     contents[path] = await masked(secrets, content)
         present = await self._find_all(list(contents))
+        allowance = await self._before(contents)
+        stored: list[Blob] = []
 
-        async def put(item: tuple[str, bytes | AsyncIterable[bytes]]) -> Blob | None:
+        async def put(item: tuple[str, bytes | AsyncIterable[bytes]]) -> None:
             path, content = item
-            entry = present.get(path)
-            if entry is not None and isinstance(content, bytes) and len(content) == entry.stat.size:
-                digest = await _sha256(content)
-                if digest == entry.digest:
-                    if await self._blobs.exists(entry.blob_key):
-                        return None
-                    return replace(await self._put(path, content, guess_media_type(path)), replaces=entry.blob_key)
-            return await self._put(path, content, guess_media_type(path))
+            entry, gone = present.get(path), None
+            if entry is not None and isinstance(content, bytes) and await _is_content_of(entry, content):
+                if await self._contents.exists(entry):
+                    return
+                gone = entry.blob_key
+            blob = await self._contents.put(self._user_id, path, content, guess_media_type(path), allowance=allowance)
+            stored.append(replace(blob, replaces=gone))
 
-        blobs = [blob for blob in await each(put, list(contents.items()), BLOB_CONCURRENCY) if blob is not None]
-        written = await self._executor.run(lambda: save_all(self._user_id, blobs)) if blobs else {}
+        try:
+            await each(put, list(contents.items()), BLOB_CONCURRENCY)
+        except FileStoreUnavailable:
+            raise  # it would not remove them either
+        except Exception:
+            await self._contents.discard(stored)
+            raise
+        written: dict[str, Written] = {}
+        if stored:
+            written = await self._run(stored, lambda keys: save_all(self._user_id, stored, keys))
         return [written[path] if path in written else Written(present[path].stat, "unchanged") for path in contents]
 
     async def read_many(self, paths: Iterable[str]) -> dict[str, bytes]:
         """The contents of many files, by the paths as they were given; a path without a file is left out.
 
-        One statement for all rows, then the blobs, several at a time.
+        One statement for all rows and what the database has of their contents, then the others, several at a time.
 
         Raises:
             PathRejected: a path breaks the rule.
             FileCorrupted: a content is not what was written.
+            KeyMissing, KeyMismatch, KeyUnavailable, Tampered: a content is sealed, and cannot be opened.
         """
         wanted = {path: file_path(path) for path in paths}
-        entries = await self._find_all(list(set(wanted.values())))
-        contents = dict(zip(entries, await each(self._get, list(entries.values()), BLOB_CONCURRENCY), strict=True))
+
+        async def read() -> dict[str, bytes]:
+            entries = await self._find_all(list(set(wanted.values())), sql.READ_ALL)
+            contents = await self._contents.read_all(self._executor, self._user_id, list(entries.values()))
+            return dict(zip(entries, contents, strict=True))
+
+        contents = await _again_without_key(read)
         return {path: contents[normal] for path, normal in wanted.items() if normal in contents}
 
     async def stat_many(self, paths: Iterable[str]) -> dict[str, FileStat]:
@@ -199,6 +249,52 @@ class FileCatalog(FileStore):
         wanted = {path: file_path(path) for path in paths}
         entries = await self._find_all(list(set(wanted.values())))
         return {path: entries[normal].stat for path, normal in wanted.items() if normal in entries}
+
+    async def search(
+        self,
+        *,
+        prefix: str = "",
+        glob: str | None = None,
+        media_type: str | None = None,
+        min_size: int | None = None,
+        max_size: int | None = None,
+        updated_after: datetime | None = None,
+        updated_before: datetime | None = None,
+        sort: FileSort = "path",
+        descending: bool = False,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> FilePage:
+        """One page of the files for which all that is given holds.
+
+        Args:
+            prefix: what the path begins with; `sessions/c1/ev` finds what is in `sessions/c1/events/`.
+            glob: a pattern of the whole path: `sessions/*/events/**/*.json`. See storage.files.glob_pattern.parse_glob.
+            media_type: a whole one (`image/png`) or one family (`image/*`).
+            min_size: in bytes, at least.
+            max_size: in bytes, at most.
+            updated_after: last written then or later; aware.
+            updated_before: last written earlier; aware.
+            sort: `path` (bytewise), `size` or `updated_at`; equal ones by path.
+            descending: the largest or latest first.
+            limit: results on the page, 1 to 1,000.
+            cursor: `next_cursor` of the page before, with the same arguments but for `limit`.
+
+        Raises:
+            InvalidInput: an argument cannot be used, or the cursor belongs to another search.
+        """
+        query = checked_query(
+            prefix=prefix,
+            glob=glob,
+            media_type=media_type,
+            min_size=min_size,
+            max_size=max_size,
+            updated_after=updated_after,
+            updated_before=updated_before,
+            sort=sort,
+            descending=descending,
+        )
+        return await read_page(self._executor, self._user_id, query, limit=limit, cursor=cursor)
 
     async def usage(self) -> Usage:
         """How much this user stores."""
@@ -216,28 +312,33 @@ class FileCatalog(FileStore):
         if_absent: bool = False,
         if_match: str | None = None,
     ) -> FileStat:
-        blob = await self._put(path, content, media_type or guess_media_type(path))
+        allowance = await self._before({path: content})
+        blob = await self._contents.put(
+            self._user_id, path, content, media_type or guess_media_type(path), allowance=allowance
+        )
         if not if_absent and if_match is None:
-            return await self._executor.run(lambda: save(self._user_id, blob))
-        return await self._executor.run(lambda: save_if(self._user_id, blob, if_absent=if_absent, if_match=if_match))
+            return await self._run([blob], lambda keys: save(self._user_id, blob, keys))
+        return await self._run(
+            [blob], lambda keys: save_if(self._user_id, blob, keys, if_absent=if_absent, if_match=if_match)
+        )
 
     async def _read(self, path: str) -> bytes:
-        return await self._get(await self._find(path))
+        async def read() -> bytes:
+            return await self._contents.read(self._executor, self._user_id, await self._find(path))
+
+        return await _again_without_key(read)
 
     async def _stream(self, path: str, start: int, end: int | None, chunk_size: int) -> AsyncGenerator[bytes, None]:
-        entry = await self._find(path)
-        whole = start == 0 and (end is None or end >= entry.stat.size)
-        digest = hashlib.sha256()
-        try:
-            async with aclosing(self._blobs.stream(entry.blob_key, start, end, chunk_size=chunk_size)) as chunks:
-                async for chunk in chunks:
-                    if whole:
-                        digest.update(chunk)
-                    yield chunk
-        except FileNotFound as error:
-            raise _blob_missing(entry) from error
-        if whole and digest.digest() != entry.digest:
-            raise _blob_altered(entry)
+        async def begin() -> tuple[AsyncGenerator[bytes, None], bytes]:
+            content = self._contents.stream(
+                self._executor, self._user_id, await self._find(path), start=start, end=end, chunk_size=chunk_size
+            )
+            return content, await anext(content, b"")
+
+        content, first = await _again_without_key(begin)
+        async with aclosing(chained([first] if first else [], content)) as pieces, aclosing(content):
+            async for piece in pieces:
+                yield piece
 
     async def _stat(self, path: str) -> FileStat | None:
         rows = await self._executor.read(sql.FIND, {"user_id": self._user_id, "path": path})
@@ -281,7 +382,7 @@ class FileCatalog(FileStore):
         secrets = await self._secrets_on_the_way(source, target)
         if secrets is not None:
             return await self._transfer_masked(secrets, source, target, keep=True)
-        return await self._executor.run(lambda: copy(self._user_id, source, target))
+        return await self._executor.run(lambda: copy(self._user_id, source, target, self._quota))
 
     async def _move(self, source: str, target: str) -> FileStat:
         secrets = await self._secrets_on_the_way(source, target)
@@ -307,91 +408,72 @@ class FileCatalog(FileStore):
     async def _transfer_masked(self, secrets: Secrets, source: str, target: str, *, keep: bool) -> FileStat:
         while True:
             entry = await self._find(source)
-            content = await masked(secrets, await self._get(entry))
-            blob = await self._put(target, content, entry.stat.media_type)
-            unit = partial(replace_by_copy, self._user_id, source, entry, blob, keep=keep)
-            stat = await self._executor.run(unit)
-            if stat is not None:  # otherwise the source was written meanwhile
-                return stat
+            content = await masked(secrets, await self._contents.read(self._executor, self._user_id, entry))
+            await self._contents.require_keys(self._executor, self._user_id)
+            blob = await self._contents.put(self._user_id, target, content, entry.stat.media_type)
 
-    # ---- rows and blobs
+            def unit(keys: KeySet | None, entry: Entry = entry, blob: Blob = blob) -> Unit[FileStat | None]:
+                return replace_by_copy(self._user_id, source, entry, blob, keys, keep=keep)
+
+            stat = await self._run([blob], unit, without=() if keep else (source,))
+            if stat is not None:
+                return stat
+            await self._contents.discard([blob])  # the source was written meanwhile
+
+    # ---- rows and contents
 
     async def _find(self, path: str) -> Entry:
-        rows = await self._executor.read(sql.FIND, {"user_id": self._user_id, "path": path})
+        """The row, with what the database has of the content."""
+        scan = self._contents.rules.small_bytes > _LONG_ROW_BYTES
+        rows = await self._executor.read(sql.READ, {"user_id": self._user_id, "path": path}, scan=scan)
         if not rows:
             raise missing(path)
         return decode(rows[0])
 
-    async def _find_all(self, paths: list[str]) -> dict[str, Entry]:
+    async def _find_all(self, paths: list[str], statement: Statement = sql.FIND_ALL) -> dict[str, Entry]:
         if not paths:
             return {}
-        parameters = {"user_id": self._user_id, "paths": paths}
-        rows = await self._executor.read(sql.FIND_ALL, parameters, scan=True)
+        rows = await self._executor.read(statement, {"user_id": self._user_id, "paths": paths}, scan=True)
         return {row[0]: decode(row) for row in rows}
 
-    async def _put(self, path: str, content: bytes | AsyncIterable[bytes], media_type: str | None) -> Blob:
-        key = blob_key()
-        if isinstance(content, bytes):
-            digest = await _sha256(content)
-            await self._blobs.write(key, content)
-            return Blob(path, key, len(content), digest, media_type)
-        hashed = hashlib.sha256()
-        size = 0
+    async def _before(self, contents: Mapping[str, bytes | AsyncIterable[bytes]]) -> Allowance | None:
+        """What is asked before contents are stored: for the keys, and for room if a refusal could come late."""
+        await self._contents.require_keys(self._executor, self._user_id)
+        if self._quota is None:
+            return None
+        known = sum(len(content) for content in contents.values() if isinstance(content, bytes))
+        if known < _ASK_FIRST_BYTES and all(isinstance(content, bytes) for content in contents.values()):
+            return None
+        return await self._quota.allowance(self._executor, self._user_id, contents)
 
-        async def watched() -> AsyncGenerator[bytes, None]:
-            nonlocal size
-            async for chunk in content:
-                data = checked_chunk(chunk)
-                hashed.update(data)
-                size += len(data)
-                yield data
+    async def _run(
+        self, blobs: Sequence[Blob], unit: Callable[[KeySet | None], Unit[T]], without: Sequence[str] = ()
+    ) -> T:
+        """Run the unit that writes these blobs' rows, within the quota."""
+        quota = self._quota
 
-        async with aclosing(watched()) as chunks:
-            await self._blobs.write(key, chunks)
-        return Blob(path, key, size, hashed.digest(), media_type)
+        def limited(keys: KeySet | None) -> Unit[T]:
+            if quota is not None:
+                yield from quota.hold(self._user_id)
+                yield from quota.check(self._user_id, {blob.path: blob.size for blob in blobs}, without)
+            return (yield from unit(keys))
 
-    async def _get(self, entry: Entry) -> bytes:
-        try:
-            content = await self._blobs.read(entry.blob_key)
-        except FileNotFound as error:
-            raise _blob_missing(entry) from error
-        if len(content) != entry.stat.size or await _sha256(content) != entry.digest:
-            raise _blob_altered(entry)
-        return content
+        return await self._contents.run(self._executor, self._user_id, blobs, limited)
 
 
-def blob_key() -> str:
-    """A new place for a blob: `blobs/<two hex digits>/<UUIDv7>`.
+async def _again_without_key(read: Callable[[], Awaitable[T]]) -> T:
+    """What `read` gives, rows and contents: a rotation may have replaced a row's key since the row was read."""
+    try:
+        return await read()
+    except KeyMissing:
+        return await read()
 
-    The digits are the id's last ones, which are random: 256 folders stay small enough for any file system, are made
-    only once each, and spread the load over an object store's partitions; within a folder blobs sort by age, which is
-    what a collector with a grace period wants.
-    """
-    key = str(new_id())
-    return f"blobs/{key[-2:]}/{key}"
+
+async def _is_content_of(entry: Entry, content: bytes) -> bool:
+    return len(content) == entry.stat.size and await sha256(content) == entry.digest
 
 
 async def total_usage(executor: Executor) -> Usage:
     """How much all users store. Reads the whole table."""
     [(files, size)] = await executor.read(sql.TOTAL, {}, scan=True)
     return Usage(files, size)
-
-
-async def _sha256(content: bytes) -> bytes:
-    if len(content) < _HASH_IN_THREAD_BYTES:
-        return hashlib.sha256(content).digest()
-    return (await asyncio.to_thread(hashlib.sha256, content)).digest()
-
-
-def _blob_missing(entry: Entry) -> FileCorrupted:
-    return FileCorrupted(
-        f"the content of {entry.stat.path!r} is missing: there is no blob {entry.blob_key!r}. "
-        "Check that the configured file store is the one that was written to, or restore it from a backup"
-    )
-
-
-def _blob_altered(entry: Entry) -> FileCorrupted:
-    return FileCorrupted(
-        f"the content of {entry.stat.path!r} is not what was written: blob {entry.blob_key!r} does not have "
-        f"the recorded sha256 {entry.stat.sha256} and size of {entry.stat.size} bytes. Restore it from a backup"
-    )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final, Protocol
 
+from storage.files.incoming import chained
 from storage.files.store import checked_chunk
 from storage.masking.masker import Secrets
 from storage.masking.scanner import IN_THREAD_BYTES
@@ -81,16 +82,9 @@ async def _masked_stream(secrets: Secrets, content: AsyncIterable[bytes]) -> Asy
     else:
         yield await _whole(secrets, b"".join(held))
         return
-    async with aclosing(secrets.scanner.stream(_chained(held, pieces))) as chunks:
+    async with aclosing(secrets.scanner.stream(chained(held, pieces))) as chunks:
         async for chunk in chunks:
             yield chunk
-
-
-async def _chained(first: Iterable[bytes], rest: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
-    for piece in first:
-        yield piece
-    async for piece in rest:
-        yield piece
 
 
 async def _checked(content: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from storage.clock import now
 from storage.database.change import Change
 from storage.database.statement import Row
 from storage.database.unit import Unit, execute, execute_many
+from storage.errors import KeyMissing
 from storage.files import sql
 from storage.files.paths import conversation_of, under
 from storage.files.store import FileStat, already_there, check, missing
+from storage.files.table import CONTENT_KEY
 from storage.webhooks.outbox import change, record_all
+
+if TYPE_CHECKING:
+    from storage.encryption.keyset import KeySet
+    from storage.files.quota import Quota
+    from storage.files.sealed_content import ContentKey
 
 FILE_WRITTEN: Final = "file.written"
 FILE_DELETED: Final = "file.deleted"
@@ -34,16 +41,38 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A row of the catalogue."""
+    """A row of the catalogue.
+
+    Attributes:
+        stat: what is known of the file.
+        blob_key: where its content is; see storage.files.blobs.
+        digest: the sha256 of the content in clear.
+        content_key: the sealed key of the content, None if the content is not sealed.
+        content: what `file_content` has of it, sealed or not; None unless it was read along and is there.
+    """
 
     stat: FileStat
     blob_key: str
     digest: bytes
+    content_key: bytes | None = field(default=None, repr=False)
+    content: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """Stored bytes on their way to becoming a row; `replaces` is the key of a blob of the same bytes that is gone."""
+    """A content on its way to becoming a row.
+
+    Attributes:
+        path: of the row.
+        key: where the content is, or will be.
+        size: of the content in clear, in bytes.
+        digest: sha256 of the content in clear.
+        media_type: of the row.
+        replaces: the key of a blob of the same content that is gone.
+        content: for a row of `file_content` that is to be written with the file's; None if there is a content already.
+        new_key: the key that the content was sealed with, for the unit to seal in turn.
+        content_key: the same, sealed already: the content is another file's as well.
+    """
 
     path: str
     key: str
@@ -51,6 +80,9 @@ class Blob:
     digest: bytes
     media_type: str | None
     replaces: str | None = None
+    content: bytes | None = field(default=None, repr=False)
+    new_key: ContentKey | None = None
+    content_key: bytes | None = field(default=None, repr=False)
 
 
 def delete_conversation_files(user_id: str, conversation_id: str) -> Unit[int]:
@@ -65,9 +97,16 @@ def delete_conversation_files(user_id: str, conversation_id: str) -> Unit[int]:
     return len(rows)
 
 
-def save(user_id: str, blob: Blob) -> Unit[FileStat]:
-    """Make a stored blob the content of its path: a new row, or the next version of the one that is there."""
-    values = _values(user_id, blob)
+def save(user_id: str, blob: Blob, keys: KeySet | None = None) -> Unit[FileStat]:
+    """Make a stored blob the content of its path: a new row, or the next version of the one that is there.
+
+    Args:
+        user_id: in stored form.
+        blob: the content.
+        keys: the user's, held; needed if the blob has a new key.
+    """
+    values = _values(user_id, blob, keys)
+    yield from add_contents(user_id, [blob])
     [(version, created_at)] = yield from execute(sql.SAVE, **values)
     stat = FileStat(
         path=blob.path,
@@ -83,23 +122,26 @@ def save(user_id: str, blob: Blob) -> Unit[FileStat]:
     return stat
 
 
-def save_if(user_id: str, blob: Blob, *, if_absent: bool, if_match: str | None) -> Unit[FileStat]:
+def save_if(
+    user_id: str, blob: Blob, keys: KeySet | None = None, *, if_absent: bool, if_match: str | None
+) -> Unit[FileStat]:
     """As `save`, on a condition; raises FileExists or FileChanged."""
     rows = yield from execute(sql.LOCK, user_id=user_id, path=blob.path)
     present = decode(rows[0]).stat.etag if rows else None
     check(blob.path, present, if_absent=if_absent, if_match=if_match)
     if not if_absent:
-        return (yield from save(user_id, blob))
+        return (yield from save(user_id, blob, keys))
     # There was no row to lock: of two at once, the second waits in this insert for the first's commit.
-    created = yield from execute(sql.CREATE, **_values(user_id, blob))
+    created = yield from execute(sql.CREATE, **_values(user_id, blob, keys))
     if not created:
         raise already_there(blob.path)
+    yield from add_contents(user_id, [blob])
     stat = decode(created[0]).stat
     yield from record_all([_written(user_id, stat, blob.key)])
     return stat
 
 
-def save_all(user_id: str, blobs: Sequence[Blob]) -> Unit[dict[str, Written]]:
+def save_all(user_id: str, blobs: Sequence[Blob], keys: KeySet | None = None) -> Unit[dict[str, Written]]:
     """As `save`, for many paths; a path that has the same bytes already is left as it is. Results by path."""
     paths = [blob.path for blob in blobs]
     before = {row[0]: decode(row) for row in (yield from execute(sql.LOCK_ALL, user_id=user_id, paths=paths))}
@@ -112,7 +154,8 @@ def save_all(user_id: str, blobs: Sequence[Blob]) -> Unit[dict[str, Written]]:
     result = {blob.path: Written(before[blob.path].stat, "unchanged") for blob in blobs if blob.path in before}
     if not changed:
         return result
-    yield from execute_many(sql.SAVE_ALL, [_values(user_id, blob) for blob in changed])
+    yield from execute_many(sql.SAVE_ALL, [_values(user_id, blob, keys) for blob in changed])
+    yield from add_contents(user_id, changed)
     rows = yield from execute(sql.FIND_ALL, user_id=user_id, paths=[blob.path for blob in changed])
     after = {row[0]: decode(row) for row in rows}
     events = []
@@ -124,28 +167,41 @@ def save_all(user_id: str, blobs: Sequence[Blob]) -> Unit[dict[str, Written]]:
     return result
 
 
-def copy(user_id: str, source: str, target: str) -> Unit[FileStat]:
-    """Give a file's content to another path as well; raises FileNotFound.
+def copy(user_id: str, source: str, target: str, quota: Quota | None = None) -> Unit[FileStat]:
+    """Give a file's content to another path as well; raises FileNotFound, or QuotaExceeded.
 
-    The two rows share the blob: blobs are immutable, and are only collected when no row names them any more.
+    The two rows share the blob: blobs are immutable, and are only collected when no row names them any more. They share
+    its sealed key too, which names the blob and no path; its data key cannot go while the source's row is locked.
     """
+    if quota is not None:
+        yield from quota.hold(user_id)
     rows = yield from execute(sql.LOCK, user_id=user_id, path=source)
     if not rows:
         raise missing(source)
     entry = decode(rows[0])
-    return (
-        yield from save(user_id, Blob(target, entry.blob_key, entry.stat.size, entry.digest, entry.stat.media_type))
+    if quota is not None:
+        yield from quota.check(user_id, {target: entry.stat.size})
+    blob = Blob(
+        target,
+        entry.blob_key,
+        entry.stat.size,
+        entry.digest,
+        entry.stat.media_type,
+        content_key=entry.content_key,
     )
+    return (yield from save(user_id, blob))
 
 
 def move(user_id: str, source: str, target: str) -> Unit[FileStat]:
-    """Give one file another path; raises FileNotFound."""
+    """Give one file another path; raises FileNotFound. No quota refuses it: there is no more afterwards than before."""
     stat = yield from copy(user_id, source, target)
     yield from remove(user_id, source)
     return stat
 
 
-def replace_by_copy(user_id: str, source: str, entry: Entry, blob: Blob, *, keep: bool) -> Unit[FileStat | None]:
+def replace_by_copy(
+    user_id: str, source: str, entry: Entry, blob: Blob, keys: KeySet | None = None, *, keep: bool
+) -> Unit[FileStat | None]:
     """Make `blob`, which was made from `entry`, the content of its path, and delete `source` unless it is to be kept.
 
     None, and no effect, if the source is not that entry any more; raises FileNotFound if it is gone.
@@ -155,7 +211,7 @@ def replace_by_copy(user_id: str, source: str, entry: Entry, blob: Blob, *, keep
         raise missing(source)
     if decode(rows[0]).blob_key != entry.blob_key:
         return None
-    stat = yield from save(user_id, blob)
+    stat = yield from save(user_id, blob, keys)
     if not keep:
         yield from remove(user_id, source)
     return stat
@@ -176,6 +232,37 @@ def remove_tree(user_id: str, path: str) -> Unit[int]:
     return len(rows)
 
 
+def sealed_key(user_id: str, blob: Blob, keys: KeySet | None) -> bytes | None:
+    """What the column `content_key` of a row that names this blob is to hold; None if the content is not sealed.
+
+    Args:
+        user_id: the owner, in stored form.
+        blob: as Contents.put made it.
+        keys: of the owner, held by the running unit, as Contents.run gives them.
+
+    Raises:
+        EncryptionError: there is no key to seal with.
+    """
+    if blob.new_key is None:
+        return blob.content_key
+    if keys is None:
+        raise KeyMissing(f"the content of {blob.path!r} is sealed, and no data key is at hand to seal its key under")
+    context = CONTENT_KEY.context({"user_id": user_id, "blob_key": blob.key})
+    return keys.seal(context, blob.new_key.reveal())
+
+
+def add_contents(user_id: str, blobs: Sequence[Blob]) -> Unit[None]:
+    """Store the contents that go into the database; by the unit that writes the rows, so that neither is alone."""
+    yield from execute_many(
+        sql.ADD_CONTENT,
+        [
+            {"user_id": user_id, "blob_key": blob.key, "content": blob.content}
+            for blob in blobs
+            if blob.content is not None
+        ],
+    )
+
+
 def _record_deleted(user_id: str, rows: list[Row]) -> Unit[None]:
     yield from record_all(
         [
@@ -192,12 +279,11 @@ def _written(user_id: str, stat: FileStat, key: str) -> Change:
         "size": stat.size,
         "sha256": stat.sha256,
         "media_type": stat.media_type,
-        "blob_key": key,
     }
-    return change(user_id, FILE_WRITTEN, key=stat.path, version=stat.version, payload=payload)
+    return change(user_id, FILE_WRITTEN, key=stat.path, version=stat.version, payload=payload, blob_key=key)
 
 
-def _values(user_id: str, blob: Blob) -> dict[str, Any]:
+def _values(user_id: str, blob: Blob, keys: KeySet | None) -> dict[str, Any]:
     return {
         "user_id": user_id,
         "path": blob.path,
@@ -207,6 +293,7 @@ def _values(user_id: str, blob: Blob) -> dict[str, Any]:
         "media_type": blob.media_type,
         "conversation_id": conversation_of(blob.path),
         "updated_at": now(),
+        "content_key": sealed_key(user_id, blob, keys),
     }
 
 
@@ -216,8 +303,8 @@ def _etag(blob_key: str, version: int) -> str:
 
 
 def decode(row: Row) -> Entry:
-    """A row of `sql.FIND` and its like."""
-    path, size, updated_at, sha256, media_type, created_at, version, key = row
+    """A row of `sql.FIND` and its like, or of `sql.READ` and its like."""
+    path, size, updated_at, sha256, media_type, created_at, version, key, content_key, *along = row
     stat = FileStat(
         path=path,
         size=size,
@@ -228,4 +315,5 @@ def decode(row: Row) -> Entry:
         version=version,
         etag=_etag(key, version),
     )
-    return Entry(stat, key, bytes(sha256))
+    content = None if not along or along[0] is None else bytes(along[0])
+    return Entry(stat, key, bytes(sha256), content_key, content)

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Integer, and_, bindparam, case, cast, delete, func, literal_column, or_, select
+from sqlalchemy import (
+    BigInteger,
+    Integer,
+    and_,
+    bindparam,
+    case,
+    cast,
+    delete,
+    func,
+    literal_column,
+    or_,
+    select,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import ColumnElement
 
-from storage.database.expressions import any_of
+from storage.database.expressions import any_of, locked_until_commit
 from storage.database.statement import Statement
 from storage.database.types import PlainText
-from storage.files.table import FileTable
+from storage.files.table import FileContentTable, FileTable
 
 _file = FileTable.__table__  # type: ignore[attr-defined]
+_content = FileContentTable.__table__  # type: ignore[attr-defined]
 _of_user = _file.c.user_id == bindparam("user_id")
 _at_path = and_(_of_user, _file.c.path == bindparam("path"))
 
@@ -27,12 +40,18 @@ _facts = (
     _file.c.created_at,
     _file.c.version,
     _file.c.blob_key,
+    _file.c.content_key,
 )
-"""What storage.files.catalog decodes into a FileStat and the key of the blob, in this order."""
+"""What storage.files.rows decodes into an Entry, in this order."""
+
+_with_content = _file.outerjoin(
+    _content, and_(_content.c.user_id == _file.c.user_id, _content.c.blob_key == _file.c.blob_key)
+)
 
 # ---- one file
 
 FIND: Final = Statement("file.find", select(*_facts).where(_at_path))
+READ: Final = Statement("file.read", select(*_facts, _content.c.content).select_from(_with_content).where(_at_path))
 LOCK: Final = Statement("file.lock", select(*_facts).where(_at_path).with_for_update())
 
 _new: dict[str, Any] = {
@@ -55,6 +74,12 @@ REMOVE: Final = Statement("file.remove", delete(_file).where(_at_path).returning
 # ---- many files
 
 FIND_ALL: Final = Statement("file.find_all", select(*_facts).where(_of_user, any_of(_file.c.path, bindparam("paths"))))
+READ_ALL: Final = Statement(
+    "file.read_all",
+    select(*_facts, _content.c.content)
+    .select_from(_with_content)
+    .where(_of_user, any_of(_file.c.path, bindparam("paths"))),
+)
 LOCK_ALL: Final = Statement(
     "file.lock_all",
     select(*_facts).where(_of_user, any_of(_file.c.path, bindparam("paths"))).with_for_update(),
@@ -87,6 +112,18 @@ WALK: Final = Statement(
     .where(_of_user, _file.c.path >= bindparam("low"), _file.c.path < bindparam("high"))
     .order_by(_file.c.path)
     .limit(bindparam("limit", type_=Integer)),
+)
+
+# ---- contents that are kept in the database
+
+ADD_CONTENT: Final = Statement(
+    "file_content.add", insert(_content).values({column.name: bindparam(column.name) for column in _content.c})
+)
+CONTENT: Final = Statement(
+    "file_content.read",
+    select(_content.c.content).where(
+        _content.c.user_id == bindparam("user_id"), _content.c.blob_key == bindparam("blob_key")
+    ),
 )
 
 # ---- one level of a folder
@@ -170,5 +207,19 @@ CHILDREN: Final = Statement("file.children", _children())
 _sums = (func.count(), cast(func.coalesce(func.sum(_file.c.size), 0), BigInteger))
 
 USAGE: Final = Statement("file.usage", select(*_sums).select_from(_file).where(_of_user))
+
+_FILE_QUOTA: Final = int.from_bytes(b"filequot")
+"""Tells the lock from the other advisory locks of the database."""
+
+QUOTA_LOCK: Final = Statement(
+    "file.quota_lock", select(locked_until_commit(_FILE_QUOTA, bindparam("user_id", type_=PlainText())))
+)
+SIZES: Final = Statement(
+    "file.sizes",
+    # The version is for SQLite: without it the index of the sizes has all that is asked for, and is read as a whole.
+    select(_file.c.size, _file.c.version).where(_of_user, any_of(_file.c.path, bindparam("paths"))),
+)
+"""The sizes of the files at `paths`, those that are there."""
+
 TOTAL: Final = Statement("report.file_total", select(*_sums).select_from(_file))
 """The whole table by intention: asked by people, never by a request."""

@@ -145,10 +145,8 @@ class FileStore(ABC):
             FileChanged: with `if_match`, the file is gone or has another etag.
             Conflict: the backend is a file system, and a folder is at `path` or a file at one of its parents.
         """
-        if if_absent and if_match is not None:
-            raise InvalidInput("if_absent and if_match exclude each other; give one of them")
-        normal = file_path(path)
-        return await self._write(normal, as_bytes(content), media_type, if_absent=if_absent, if_match=if_match)
+        normal, data = self._checked_write(path, content, if_absent=if_absent, if_match=if_match)
+        return await self._write(normal, data, media_type, if_absent=if_absent, if_match=if_match)
 
     async def read(self, path: str) -> bytes:
         """The whole content.
@@ -280,6 +278,15 @@ class FileStore(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    @staticmethod
+    def _checked_write(
+        path: str, content: Content, *, if_absent: bool, if_match: str | None
+    ) -> tuple[str, bytes | AsyncIterable[bytes]]:
+        """The normal path and the bytes of a write; raises as `write` does for its arguments."""
+        if if_absent and if_match is not None:
+            raise InvalidInput("if_absent and if_match exclude each other; give one of them")
+        return file_path(path), as_bytes(content)
 
     # ---- what a backend implements
 

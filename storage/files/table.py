@@ -1,14 +1,16 @@
-"""The `file` table: the catalogue. A row is the truth about a path; the blob it names is immutable and opaque."""
+"""The catalogue's tables. A row of `file` is the truth about a path; the blob it names is immutable and opaque."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import BigInteger, CheckConstraint, Index, LargeBinary
 from sqlmodel import Field
 
 from storage.database.metadata import Table
-from storage.database.types import PlainText, UTCDateTime
+from storage.database.types import PlainText, Sealed, UTCDateTime
+from storage.encryption.registry import SealedColumn, register
 
 
 class FileTable(Table, table=True):
@@ -20,6 +22,10 @@ class FileTable(Table, table=True):
         Index(None, "user_id", "conversation_id"),
         # Not unique: a copy may share the immutable blob. The collector asks whether any row still names one.
         Index(None, "blob_key"),
+        # What a search is ordered or narrowed by, besides the path; the second one also gives sums without the rows.
+        Index(None, "user_id", "media_type", "path"),
+        Index(None, "user_id", "size", "path"),
+        Index(None, "user_id", "updated_at", "path"),
     )
 
     user_id: str = Field(primary_key=True, sa_type=PlainText)
@@ -32,3 +38,20 @@ class FileTable(Table, table=True):
     version: int
     created_at: datetime = Field(sa_type=UTCDateTime)
     updated_at: datetime = Field(sa_type=UTCDateTime)
+    content_key: bytes | None = Field(sa_type=Sealed)
+    """The key of the blob's own bytes where they are sealed. Rotation re-seals this, and leaves the blob as it is."""
+
+
+class FileContentTable(Table, table=True):
+    """A small blob that is kept in the database instead of the backend; as immutable as any, and named like one."""
+
+    __tablename__ = "file_content"
+
+    user_id: str = Field(primary_key=True, sa_type=PlainText)
+    blob_key: str = Field(primary_key=True, sa_type=PlainText)
+    content: bytes = Field(sa_type=LargeBinary)
+
+
+CONTENT_KEY: Final = register(
+    SealedColumn("file", "content_key", "file.content_key/1", row_id="blob_key", masked=False)
+)

@@ -82,7 +82,7 @@ class Maskers:
 
     Args:
         keyring: opens them.
-        columns: where they are.
+        columns: where they are; those whose values nobody is to mask are passed over.
         shortest: in characters; see storage.masking.masker.prepared.
         others: a user's further secrets, from a store that replaces ours.
     """
@@ -95,7 +95,7 @@ class Maskers:
         others: Others | None = None,
     ) -> None:
         self._keyring = keyring
-        self._columns = tuple(columns)
+        self._columns = tuple(column for column in columns if column.masked)
         self._shortest = shortest
         self._others = others
         self._known: OrderedDict[str, _Known] = OrderedDict()

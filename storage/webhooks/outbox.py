@@ -35,9 +35,10 @@ def change(
     key: str,
     version: int | None = None,
     payload: Mapping[str, Any] | None = None,
+    blob_key: str | None = None,
 ) -> Change:
     """A Change with a new id, now. See `storage.database.change.Change` for the fields."""
-    return Change(new_id(), user_id, type_, key, version, now(), dict(payload or {}))
+    return Change(new_id(), user_id, type_, key, version, now(), dict(payload or {}), blob_key)
 
 
 def record(
@@ -68,6 +69,7 @@ def record_all(changes: Sequence[Change]) -> Unit[None]:
             "version": item.version,
             "payload": item.payload,
             "created_at": item.created_at,
+            "blob_key": item.blob_key,
         }
         for item in changes
     ]

@@ -6,7 +6,7 @@ import uuid
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint
+from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, text
 from sqlmodel import Field
 
 from storage.database.metadata import Table
@@ -20,7 +20,17 @@ class EventTable(Table, table=True):
     __tablename__ = "event"
     # AUTOINCREMENT: a plain SQLite row number is used again once the last row is pruned, and a consumer that remembers
     # how far it came would pass over the new row.
-    __table_args__ = (UniqueConstraint("id"), Index(None, "user_id", "seq"), {"sqlite_autoincrement": True})
+    __table_args__ = (
+        UniqueConstraint("id"),
+        Index(None, "user_id", "seq"),
+        Index(
+            "ix_event_blob_key",
+            "blob_key",
+            sqlite_where=text("blob_key IS NOT NULL"),
+            postgresql_where=text("blob_key IS NOT NULL"),
+        ),
+        {"sqlite_autoincrement": True},
+    )
 
     seq: int | None = Field(primary_key=True, sa_type=Sequence)
     id: uuid.UUID
@@ -30,6 +40,8 @@ class EventTable(Table, table=True):
     version: int | None
     payload: dict[str, Any] = Field(sa_type=JSONValue)
     created_at: datetime = Field(sa_type=UTCDateTime)
+    blob_key: str | None = Field(sa_type=PlainText)
+    """Where the very bytes of this version of a file are; kept while a web hook may still have to send them."""
 
 
 class WebhookEndpointTable(Table, table=True):

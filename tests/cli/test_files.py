@@ -5,6 +5,8 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.cli.conftest import EXAMPLE
 
 if TYPE_CHECKING:
@@ -49,6 +51,58 @@ def test_long_adds_up_the_sizes(example: Shell) -> None:
     assert lines[-1].startswith("9 files, ")
 
 
+def test_tree_draws_folders_and_files(example: Shell) -> None:
+    lines = example.well("files", "tree", FOLDER).lines
+    assert lines[0] == FOLDER
+    assert lines[1] == "├── agent_state.pkl"
+    assert lines[2] == "└── events/"
+    assert lines[3] == "    ├── 0.json"
+    assert lines[-3] == "    └── 8.json"
+    files = len(example.well("files", "ls", "-r", FOLDER).lines)
+    assert lines[-2:] == ["", f"1 folder, {files} files"]
+
+
+def test_tree_goes_on_with_a_line_beside_what_is_deeper(example: Shell) -> None:
+    lines = example.well("files", "tree", "sessions").lines
+    assert lines[1].startswith("├── ")
+    assert lines[2] == "│   ├── agent_state.pkl"
+
+
+def test_tree_stops_at_a_depth(example: Shell) -> None:
+    lines = example.well("files", "tree", "--depth", "1").lines
+    assert lines == ["/", "└── sessions/", "", "1 folder, 0 files"]
+    shown = example.well("files", "tree", FOLDER, "-L", "1", "--json").json
+    assert {entry["path"]: entry["kind"] for entry in shown}[f"{FOLDER}/events/"] == "folder"
+    assert all("entries" not in entry for entry in shown)
+    whole = example.well("files", "tree", FOLDER, "--json").json
+    (events,) = [entry["entries"] for entry in whole if entry["kind"] == "folder"]
+    assert {"path": EVENT, "kind": "file"} in events
+
+
+def test_tree_draws_with_plain_characters_where_there_are_no_others(
+    example: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.cli.files._BRANCHES", ("\udc00",) * 4)  # what no encoding has
+    assert "    `-- 8.json" in example.well("files", "tree", FOLDER).lines
+
+
+def test_cat_writes_a_part(example: Shell) -> None:
+    content = (EXAMPLE / EVENT).read_bytes()
+    assert example.well("files", "cat", EVENT, "--start", "5", "--end", "20").content == content[5:20]
+    assert example.well("files", "cat", EVENT, "--start", "5").content == content[5:]
+    assert example.well("files", "cat", EVENT, "--end", "5").content == content[:5]
+    assert "refused" in example.badly("files", "cat", EVENT, "--start", "5", "--end", "4")
+
+
+def test_stat_shows_one_file(example: Shell) -> None:
+    shown = example.well("files", "stat", EVENT, "--json").json
+    (listed,) = example.well("files", "ls", EVENT, "--json").json
+    assert shown == listed
+    lines = dict(line.split(maxsplit=1) for line in example.well("files", "stat", EVENT).lines if "  " in line)
+    assert lines["path"] == EVENT
+    assert lines["sha256"] == shown["sha256"]
+
+
 def test_cat_writes_the_very_bytes(example: Shell) -> None:
     for path in (EVENT, PICKLE):
         assert example.well("files", "cat", path).content == (EXAMPLE / path).read_bytes()
@@ -57,6 +111,8 @@ def test_cat_writes_the_very_bytes(example: Shell) -> None:
 def test_a_file_or_folder_that_is_not_there_is_not_found(example: Shell) -> None:
     assert "sessions/nope" in example.badly("files", "cat", "sessions/nope")
     assert "sessions/nope" in example.badly("files", "ls", "sessions/nope")
+    assert "sessions/nope" in example.badly("files", "tree", "sessions/nope")
+    assert "sessions/nope" in example.badly("files", "stat", "sessions/nope")
     assert example.badly("files", "cat", EVENT, "--user", "alice")
 
 
@@ -69,6 +125,7 @@ def test_an_empty_storage_lists_nothing(shell: Shell) -> None:
     shell.well("init")
     assert shell.well("files", "ls").output == ""
     assert shell.well("files", "ls", "--json").json == []
+    assert shell.well("files", "tree").lines == ["", "0 folders, 0 files"]
 
 
 def test_an_altered_file_fails_and_says_so(shell: Shell) -> None:

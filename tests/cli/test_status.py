@@ -55,3 +55,27 @@ def test_status_makes_no_database(shell: Shell) -> None:
 
 def test_status_of_a_database_that_was_never_migrated_says_what_to_run(shell: Shell, empty_postgres_url: str) -> None:
     assert "storage migrate" in shell.badly("status", "--database", empty_postgres_url)
+
+
+def test_status_tells_where_files_are_and_that_memory_keeps_none(shell: Shell) -> None:
+    shell.well("init")
+    local = shell.well("status", "--json").json
+    assert local["file_store"] == {"kind": "local", "place": str(shell.folder / "storage" / "files")}
+    assert local["file_cache"] is None
+    assert f"{shell.folder}/storage/files" in shell.well("status").output
+    assert "memory: this process, gone when it ends" in shell.well("status", STORAGE_FILE_STORE="memory").output
+
+
+def test_status_tells_what_the_cache_of_files_holds(shell: Shell) -> None:
+    cache = {"STORAGE_FILE_CACHE_BYTES": "1000000"}
+    folder = {**cache, "STORAGE_FILE_CACHE_PATH": str(shell.folder / "cache")}
+    event = shell.folder / "home/sessions/c1/events/0.json"
+    event.parent.mkdir(parents=True)
+    event.write_text('{"id": 0}')
+    shell("import", "openhands", shell.folder / "home")
+    shell.well("files", "cat", "sessions/c1/events/0.json", **folder)
+    held = shell.well("status", "--json", **folder).json["file_cache"]
+    assert (held["held_files"], held["folder"], held["limit_bytes"]) == (1, str(shell.folder / "cache"), 1_000_000)
+    lines = shell.well("status", **folder).lines
+    assert any("1 file" in line and str(shell.folder / "cache") in line for line in lines)
+    assert "in the memory of each process" in shell.well("status", **cache).output

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,26 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, bindparam, create_engine, insert, select, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from storage.database import Database, Statement, execute, migrate, parse_url
 from storage.database.migrate import HEAD, VERSION_TABLE, SchemaState
+from storage.database.types import Sealed
 from storage.encryption.keyring import KeyRing
 from storage.encryption.providers.environment import EnvironmentKeys
 from storage.errors import DatabaseError, SchemaOutdated, SchemaTooNew
+from storage.files.backends.memory import MemoryFileStore
+from storage.files.catalog import FileCatalog
+from storage.identity import new_id
+from storage.settings.model import Settings
 from storage.settings.sql import SQLSettingsStore
 from storage.tables import metadata
 from tests.databases import MASTER_KEY
 
 REPOSITORY = Path(__file__).parents[2]
+
+PLAIN = {column.name for column in metadata.tables["settings"].c if not isinstance(column.type, Sealed)}
 
 
 async def opened(url: str) -> Database:
@@ -158,14 +166,54 @@ async def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_th
     await asyncio.to_thread(subprocess.run, command, cwd=REPOSITORY, check=True, capture_output=True)
     database = await opened(empty_database_url)
     assert await migrate.stored_revision(database) == "0001"
-    users = SQLSettingsStore(database, "ada", KeyRing(database, EnvironmentKeys(MASTER_KEY)))
-    await users.update(language="de")
+    at = datetime(2026, 1, 2, tzinfo=UTC)
+    times = {"version": 3, "created_at": at, "updated_at": at}
+    written = {"path": "a.txt", "size": 5, "sha256": "00" * 32, "media_type": "text/plain"}
+    await insert_row(
+        database, "settings", **Settings(language="de").model_dump(include=PLAIN), user_id="ada", extra={}, **times
+    )
+    await insert_row(
+        database,
+        "file",
+        user_id="ada",
+        path="a.txt",
+        blob_key="blobs/00/x",
+        size=5,
+        sha256=bytes(32),
+        media_type="text/plain",
+        conversation_id=None,
+        version=1,
+        created_at=at,
+        updated_at=at,
+    )
+    for type_, payload in (("file.written", {**written, "blob_key": "blobs/00/x"}), ("file.deleted", {"path": "b"})):
+        await insert_row(
+            database,
+            "event",
+            id=new_id(),
+            user_id="ada",
+            type=type_,
+            key=str(payload["path"]),
+            version=1,
+            payload=payload,
+            created_at=at,
+        )
     await migrate.ensure(database, database.url)
     assert (await migrate.check(database)).state is SchemaState.CURRENT
-    settings = await users.load()
+    settings = await SQLSettingsStore(database, "ada", KeyRing(database, EnvironmentKeys(MASTER_KEY))).load()
     assert settings is not None
     assert settings.language == "de"
+    assert (await FileCatalog(database, MemoryFileStore(), "ada").stat("a.txt")).size == 5
+    event = metadata.tables["event"].c
+    found = Statement("test.events", select(event.payload, event.blob_key).order_by(event.seq), register=False)
+    assert await database.read(found, {}) == [(written, "blobs/00/x"), ({"path": "b"}, None)]
     await database.close()
+
+
+async def insert_row(database: Database, table: str, **values: Any) -> None:
+    """A row with just these columns, as an older release wrote it."""
+    row = insert(metadata.tables[table]).values({name: bindparam(name) for name in values}).inline()
+    await database.run(lambda: execute(Statement("test.insert", row, register=False), **values))
 
 
 async def test_concurrent_first_starts_migrate_once(empty_database_url: str) -> None:

@@ -21,6 +21,7 @@ import storage
 from storage.conversations.pages import search_shapes
 from storage.database import Statement, parse_url
 from storage.database.statement import STATEMENTS
+from storage.files.search import search_shapes as file_search_shapes
 from storage.tables import metadata
 
 for module in pkgutil.walk_packages(storage.__path__, "storage."):
@@ -42,6 +43,8 @@ def repository_statements() -> Iterator[tuple[Statement, bool]]:
             yield statement, False
     for shape in search_shapes():
         yield shape.statement, shape.sorts
+    for statement in file_search_shapes():
+        yield statement, False
 
 
 STATEMENT_LIST = list(repository_statements())
@@ -49,7 +52,8 @@ STATEMENT_LIST = list(repository_statements())
 
 def test_there_are_statements_of_every_feature() -> None:
     nouns = {statement.name.split(".")[0] for statement, _ in STATEMENT_LIST}
-    assert {"conversation", "settings", "custom_secret", "provider_token", "file", "event", "data_key"} <= nouns
+    stores = {"conversation", "settings", "custom_secret", "provider_token", "file", "file_content"}
+    assert {*stores, "event", "data_key"} <= nouns
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,9 @@ from storage.encryption.providers.provider import KeyProvider
 from storage.encryption.registry import sealed_columns
 from storage.encryption.rotation.verbs import KeyRotation
 from storage.encryption.sealed_rows import SealedValue, sealed_values
+from storage.files.backends.memory import MemoryFileStore
+from storage.files.blobs import ContentRules
+from storage.files.catalog import FileCatalog
 from storage.identity import new_id
 from storage.secrets.model import UserSecrets
 from storage.secrets.sql import SQLSecretsStore
@@ -41,7 +44,7 @@ from storage.tables import WebhookEndpointTable, metadata
 from storage.webhooks.table import HEADERS, SECRET
 
 USERS: Final = ("ada", "bob", "zoë")
-VALUES_OF_A_USER: Final = 12
+VALUES_OF_A_USER: Final = 13
 VALUES_OF_NOBODY: Final = 2
 ALL_VALUES: Final = len(USERS) * VALUES_OF_A_USER + VALUES_OF_NOBODY
 ALL_OWNERS: Final = len(USERS) + 1
@@ -107,6 +110,8 @@ async def fill_user(executor: Executor, ring: KeyRing, user: str) -> None:
     await conversations.save_metadata(
         ConversationWithMore(conversation_id=f"of {user}", title="T", door_code=SecretStr(f"door code of {user}"))
     )
+    rules = ContentRules(small_bytes=100, seal=True)
+    await FileCatalog(executor, MemoryFileStore(), user, keyring=ring, rules=rules).write("a.txt", f"file of {user}")
     await add_endpoint(executor, ring, user)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.databases import database, shared_database, user_id
+from tests.databases import database, keyring, locked_keyring, query, shared_database, user_id
 
-__all__ = ["database", "user_id"]
+__all__ = ["database", "keyring", "locked_keyring", "query", "user_id"]
 
 migrated_url = shared_database("sqlite", "postgresql")

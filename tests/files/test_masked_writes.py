@@ -13,9 +13,9 @@ import pytest
 
 from storage.database.change import Change
 from storage.errors import ConfigurationError, FileNotFound, InvalidInput, KeyMismatch
+from storage.files.backends.memory import MemoryFileStore
 from storage.files.catalog import FileCatalog
 from storage.files.masking import FileMasking
-from storage.files.memory import MemoryFileStore
 from storage.masking.masker import REPLACEMENT, Secrets
 from storage.storage import Storage, UserStorage
 from storage.testing.files import pieces
@@ -171,7 +171,7 @@ async def test_a_stream_of_something_else_is_refused(alice: UserStorage) -> None
     async def texts() -> AsyncIterator[Any]:
         yield "text"
 
-    with pytest.raises(InvalidInput, match="yielded str"):
+    with pytest.raises(InvalidInput, match="gave str"):
         await alice.files.write(EVENT, texts())
 
 
@@ -223,18 +223,18 @@ async def test_a_file_that_changes_while_it_is_moved_is_moved_as_it_is_then(
     alice: UserStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await alice.files.write(OTHER, "before")
-    real = alice.files._put
+    real = alice.files._contents.put
     attempts = 0
 
-    async def slow(path: str, content: Any, media_type: str | None) -> Any:
+    async def slow(user_id: str, path: str, *arguments: Any, **options: Any) -> Any:
         nonlocal attempts
-        blob = await real(path, content, media_type)
+        blob = await real(user_id, path, *arguments, **options)
         attempts += path == EVENT
         if path == EVENT and attempts == 1:
             await alice.files.write(OTHER, f"after {SECRET}")
         return blob
 
-    monkeypatch.setattr(alice.files, "_put", slow)
+    monkeypatch.setattr(alice.files._contents, "put", slow)
     await alice.files.move(OTHER, EVENT)
     assert attempts == 2
     assert await alice.files.read_text(EVENT) == f"after {REPLACEMENT}"

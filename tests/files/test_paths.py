@@ -17,7 +17,7 @@ from storage.files.paths import (
     tree_path,
     under,
 )
-from storage.testing.files import ACCEPTED_PATHS, REJECTED_PATHS
+from storage.testing.file_paths import ACCEPTED_PATHS, REJECTED_PATHS
 
 AWKWARD = st.text(st.sampled_from("a./\\\0\n~%é\u0301\ud800\uffff😀"), max_size=12)
 ANY_PATH = st.one_of(st.text(max_size=300), AWKWARD, st.sampled_from([*ACCEPTED_PATHS, *REJECTED_PATHS]))

@@ -53,6 +53,7 @@ def file(user_id: str, path: str, size: int, conversation_id: str | None) -> Fil
         user_id=user_id,
         path=path,
         blob_key=f"blobs/{user_id}/{path}",
+        content_key=None,
         size=size,
         sha256=bytes(32),
         media_type=None,

@@ -19,6 +19,8 @@ from sqlalchemy import LargeBinary, Table, insert, literal, select, update
 from storage import ConversationMetadata, Settings, Storage, UserSecrets, errors
 from storage.encryption.envelope import seal
 from storage.encryption.registry import sealed_columns
+from storage.files.blobs import ContentRules
+from storage.files.catalog import FileCatalog
 from storage.tables import metadata
 
 HOST = "git.example.com"
@@ -57,6 +59,9 @@ class Place(ABC):
 
     key: str | None = None
     """The column that tells a user's rows apart, None where a user has one row."""
+
+    holds_the_value = True
+    """Whether the sealed column holds what the user has written; otherwise it holds a key to that."""
 
     def __init__(self, column: str, table: str) -> None:
         (self.column,) = (entry for entry in sealed_columns() if (entry.table, entry.column) == (table, column))
@@ -205,6 +210,27 @@ class ConversationPlace(Place):
         return super()._this(user, f"{user} {name}")
 
 
+class FilePlace(Place):
+    """A sealed file, with its content in the database: some of these tests open the storage again."""
+
+    key = "path"
+    holds_the_value = False
+
+    async def write(self, storage: Storage, user: str, name: str, value: str) -> None:
+        await self._files(storage, user).write(name, value)
+
+    async def read(self, storage: Storage, user: str, name: str) -> str | None:
+        return await self._files(storage, user).read_text(name)
+
+    async def state(self, storage: Storage, user: str, name: str) -> str:
+        return await opened_state(self, storage, user, name)
+
+    @staticmethod
+    def _files(storage: Storage, user: str) -> FileCatalog:
+        rules = ContentRules(small_bytes=1024, seal=True)
+        return FileCatalog(storage.database, storage.blobs, user, keyring=storage.keyring, rules=rules)
+
+
 class EndpointPlace(Place):
     """No verb writes these columns yet: sealed and opened with the registry's context, as a verb would do it."""
 
@@ -273,6 +299,7 @@ PLACES: tuple[Place, ...] = (
     CustomPlace("value", "custom_secret"),
     SecretSetPlace("sealed_extra", "user_secrets"),
     ConversationPlace("sealed_extra", "conversation"),
+    FilePlace("content_key", "file"),
     EndpointPlace("secret", "webhook_endpoint"),
     EndpointPlace("headers", "webhook_endpoint"),
 )

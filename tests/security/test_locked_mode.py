@@ -187,7 +187,7 @@ async def test_what_is_not_secret_is_read_and_written_as_ever(locked: Locked) ->
         assert (await user.conversations.get_metadata(f"{user.user_id} new")).accumulated_cost == 1.5
         await user.files.write("notes/a.txt", "a")
         assert await user.files.read("notes/a.txt") == b"a"
-        assert [entry.path async for entry in user.files.walk()] == ["notes/a.txt"]
+        assert [entry.path async for entry in user.files.walk("notes")] == ["notes/a.txt"]
         await user.files.move("notes/a.txt", "b.txt")
         assert await user.files.delete("b.txt")
         await user.files.write("sessions/c1/events/0.json", b'{"id": 0}')  # masked by policy, with what can be opened

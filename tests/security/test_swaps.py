@@ -40,7 +40,8 @@ async def test_what_the_repositories_seal_opens_with_the_registrys_context(stora
             sealed = row[place.column.column]
             keys = await storage.keyring.keys_for(storage.database, alice, [sealed])
             opened = keys.open(place.column.context(row), sealed)
-            assert plaintext_of(place, opened) == values[repr(place), alice, name]
+            if place.holds_the_value:
+                assert plaintext_of(place, opened) == values[repr(place), alice, name]
             assert await place.read(storage, alice, name) == values[repr(place), alice, name]
 
 

@@ -5,7 +5,9 @@ It keeps everything in memory and checks no credentials; generations and precond
 
 from __future__ import annotations
 
+import json
 import platform
+import urllib.request
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,6 +29,17 @@ class FakeGcsServer(SupervisedServer):
             f"-external-url={self.url}",
             f"-public-host={HOST}:{self.port}",
         ]
+
+    def create_bucket(self, name: str) -> str:
+        """Make an empty bucket; returns its name."""
+        request = urllib.request.Request(
+            f"{self.url}/storage/v1/b?project=tests",
+            json.dumps({"name": name}).encode(),
+            {"Content-Type": "application/json"},
+            method="POST",
+        )
+        urllib.request.urlopen(request, timeout=30).close()
+        return name
 
     @property
     def ready_url(self) -> str:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import http.client
 import socket
 import struct
+import sys
 import threading
 import time
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
@@ -49,6 +50,24 @@ class Fault:
     code: str = "InternalError"
     delay_s: float = 0.0
 
+    def __str__(self) -> str:
+        return f"{self.kind} {self.status} {self.code}" if self.kind == "status" else self.kind
+
+
+PASSING: Final = (
+    Fault("status", status=500, times=2),
+    Fault("status", status=503, code="SlowDown", times=2),
+    Fault("lost"),
+    Fault("cut answer"),
+    Fault("cut request"),
+)
+"""What a client gets over by sending its request again."""
+
+
+def in_short(value: object) -> str:
+    """A fault or an error as part of a test's name."""
+    return value.__name__ if isinstance(value, type) else str(value)
+
 
 class FaultProxy:
     """A running proxy. Use it as a context manager.
@@ -73,8 +92,7 @@ class FaultProxy:
         class Handler(_Handler):
             owner = proxy
 
-        self._server = ThreadingHTTPServer((HOST, 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server((HOST, 0), Handler)
         self.url = f"http://{HOST}:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
 
@@ -104,6 +122,15 @@ class FaultProxy:
                     self.hits += 1
                     return fault
         return None
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Silence where a client is gone: after a fault it gives up its other connections too."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -57,7 +57,7 @@ async def test_the_tests_fill_every_sealed_column(database: Database, ring: KeyR
     assert {value.column for value in found} == set(sealed_columns())
     assert len(found) == ALL_VALUES
     assert {value.context.user_id for value in found} == {*USERS, EVERYONE}
-    assert all(text.decode().strip('"') for text in (await opened(database, ring)).values())
+    assert all(text.decode("latin-1").strip('"') for text in (await opened(database, ring)).values())
 
 
 async def test_values_of_some_users_are_found_without_those_of_others(database: Database, ring: KeyRing) -> None:

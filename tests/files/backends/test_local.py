@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import stat
 import subprocess
 import sys
 import textwrap
+import time
+import unicodedata
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from storage.errors import (
     ConfigurationError,
+    Conflict,
     FileAccessDenied,
     FileNotFound,
     FileStoreUnavailable,
     PathRejected,
     StorageClosed,
 )
-from storage.files.local import LocalFileStore
+from storage.files.backends.draft import other_spelling
+from storage.files.backends.local import LocalFileStore
+from storage.files.backends.tree import LEFTOVER_SECONDS
 from storage.testing.files import FileStoreContract, pieces
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 class TestLocalFileStore(FileStoreContract):
@@ -218,6 +225,34 @@ async def test_a_leftover_of_a_crash_is_not_shown_and_goes_with_its_folder(store
     assert names(store.root) == []
 
 
+async def test_the_first_write_into_a_folder_removes_what_killed_writers_left_there(tmp_path: Path) -> None:
+    folder = tmp_path / "files" / "blobs"
+    folder.mkdir(parents=True)
+    old, young, locked = (folder / (".storage-tmp-" + digit * 32) for digit in "012")
+    for path in (old, young, locked):
+        path.write_bytes(b"half")
+    other = folder / ".storage-tmp-notes"
+    other.write_bytes(b"somebody else's")
+    for path in (old, locked, other):
+        os.utime(path, (0, time.time() - LEFTOVER_SECONDS - 60))
+    with locked.open("rb") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        async with LocalFileStore(tmp_path / "files") as store:
+            await store.write("elsewhere/file", b"")
+            assert old.exists()
+            await store.write("blobs/file", pieces(b"con", b"tent"))
+    assert names(folder) == [*sorted(path.name for path in (young, locked, other)), "file"]
+
+
+async def test_a_leftover_that_cannot_be_removed_is_no_reason_to_refuse_a_write(store: LocalFileStore) -> None:
+    store.root.mkdir()
+    leftover = store.root / (".storage-tmp-" + "0" * 32)
+    leftover.symlink_to("nowhere")
+    os.utime(leftover, (0, 0), follow_symlinks=False)
+    await store.write("file", b"content")
+    assert await store.list() == ["file"]
+
+
 async def test_deleting_a_folder_spares_what_is_being_written_into_it(store: LocalFileStore) -> None:
     await store.write("folder/old", b"")
 
@@ -231,6 +266,75 @@ async def test_deleting_a_folder_spares_what_is_being_written_into_it(store: Loc
     assert names(store.root) == ["folder", "folder/new"]
 
 
+# ---- file systems that do not tell upper and lower case apart
+
+
+@pytest.fixture
+def folding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names are looked up as such a file system does: by any spelling, if it is not there in the given one."""
+    real_stat, real_open, real_rename = os.stat, os.open, os.rename
+
+    def spelled(name: Any, folder: int | None) -> Any:
+        if folder is None:
+            return name
+        there = os.listdir(folder)  # noqa: PTH208 - of a descriptor
+        same = [each for each in there if each.casefold() == name.casefold()]
+        return name if name in there or not same else same[0]
+
+    def folding_stat(path: Any, *, dir_fd: int | None = None, follow_symlinks: bool = True) -> os.stat_result:
+        return real_stat(spelled(path, dir_fd), dir_fd=dir_fd, follow_symlinks=follow_symlinks)
+
+    def folding_open(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        return real_open(spelled(path, dir_fd), flags, mode, dir_fd=dir_fd)
+
+    def folding_rename(source: Any, target: Any, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        here = spelled(source, src_dir_fd)
+        there = target if spelled(target, dst_dir_fd) == here else spelled(target, dst_dir_fd)
+        real_rename(here, there, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+    monkeypatch.setattr(os, "supports_dir_fd", os.supports_dir_fd | {folding_open})
+    monkeypatch.setattr(os, "stat", folding_stat)
+    monkeypatch.setattr(os, "open", folding_open)
+    monkeypatch.setattr(os, "rename", folding_rename)
+
+
+@pytest.mark.usefixtures("folding")
+async def test_a_file_is_not_replaced_by_one_that_differs_in_case_only(store: LocalFileStore) -> None:
+    await store.write("src/readme", b"lower")
+    for content in (b"upper", pieces(b"up", b"per")):
+        for path in ("src/README", "SRC/readme", "Src/other"):
+            with pytest.raises(Conflict, match="does not tell"):
+                await store.write(path, content)
+    await store.write("other", b"")
+    with pytest.raises(Conflict, match="does not tell"):
+        await store.move("other", "src/README")
+    with pytest.raises(Conflict, match="does not tell"):
+        await store.copy("other", "src/README")
+    assert await store.read("src/readme") == b"lower"
+    assert names(store.root) == ["other", "src", "src/readme"]
+
+
+@pytest.mark.usefixtures("folding")
+async def test_a_file_can_be_replaced_and_respelled_where_cases_are_not_told_apart(store: LocalFileStore) -> None:
+    await store.write("src/readme", b"first")
+    await store.write("src/readme", b"second", if_match=(await store.stat("src/readme")).etag)
+    await store.write("src/123", b"no case")
+    await store.write("src/123", b"at all")
+    await store.move("src/readme", "src/README")
+    assert names(store.root / "src") == ["123", "README"]
+    assert await store.read("src/README") == b"second"
+
+
+def test_another_spelling_is_found_by_what_the_name_leads_to() -> None:
+    decomposed = unicodedata.normalize("NFD", "r\u00e9sum\u00e9")
+    assert other_spelling("readme", 7, [("a", 1), ("README", 7)]) == "README"
+    assert other_spelling("stra\u00dfe", 7, [("STRASSE", 7)]) == "STRASSE"
+    assert other_spelling("readme", 7, [("a", 1), ("readme", 7)]) is None
+    assert other_spelling("readme", 7, [("README", 7), ("readme", 7)]) is None  # two names of one file
+    assert other_spelling("r\u00e9sum\u00e9", 7, [(decomposed, 7)]) is None
+    assert other_spelling("readme", 7, []) is None
+
+
 # ---- errors and crashes
 
 
@@ -239,7 +343,7 @@ async def test_a_full_disk_is_a_typed_error_and_leaves_the_old_content(tmp_path:
         """
         import asyncio, resource, sys
         from storage.errors import FileStoreFull
-        from storage.files.local import LocalFileStore
+        from storage.files.backends.local import LocalFileStore
 
         async def main():
             async with LocalFileStore(sys.argv[1]) as store:
@@ -292,7 +396,7 @@ async def test_a_refused_access_is_a_typed_error_also_when_the_tests_run_as_root
         """
         import asyncio, os, sys
         from storage.errors import FileAccessDenied
-        from storage.files.local import LocalFileStore
+        from storage.files.backends.local import LocalFileStore
 
         async def main():
             root = os.open(sys.argv[1], os.O_RDONLY)
@@ -321,7 +425,7 @@ async def test_killing_a_writer_leaves_the_old_or_the_new_content(tmp_path: Path
         writer = await run_python(
             """
             import asyncio, sys
-            from storage.files.local import LocalFileStore
+            from storage.files.backends.local import LocalFileStore
 
             async def main():
                 store = LocalFileStore(sys.argv[1])
@@ -427,7 +531,7 @@ async def test_a_file_of_a_hundred_megabytes_streams_in_bounded_memory(tmp_path:
     measured = await run_python(
         """
         import asyncio, resource, sys
-        from storage.files.local import LocalFileStore
+        from storage.files.backends.local import LocalFileStore
 
         async def hundred_megabytes():
             for number in range(400):
@@ -488,7 +592,7 @@ async def test_of_several_processes_one_creates_each_file_and_no_increment_is_lo
     program = """
         import asyncio, sys
         from storage.errors import FileChanged, FileExists
-        from storage.files.local import LocalFileStore
+        from storage.files.backends.local import LocalFileStore
 
         async def main():
             created = 0

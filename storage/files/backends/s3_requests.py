@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import random
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote_plus, urlencode
 from xml.etree import ElementTree as ET
@@ -21,11 +21,14 @@ from xml.sax.saxutils import escape
 
 from storage.database.per_loop import PerLoop
 from storage.errors import FileStoreError, FileStoreUnavailable, StorageError
-from storage.files.key_order import Listed, Page
-from storage.files.s3_endpoint import AwsCredentials, S3Endpoint
-from storage.files.s3_errors import RETRIED, refusal, status_and_code
+from storage.files.backends.key_order import Listed, Page
+from storage.files.backends.retries import Retries
+from storage.files.backends.s3_endpoint import AwsCredentials, S3Endpoint
+from storage.files.backends.s3_errors import RETRIED, refusal, status_and_code
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx2
 
 MOST_DELETED: Final = 1_000
@@ -43,9 +46,6 @@ SENT_PIECE_BYTES: Final = 256 * 1024
 # What XML 1.0 cannot carry, or not unchanged.
 _NOT_XML: Final = re.compile("[\\x00-\\x1f\\x7f\\ud800-\\udfff\\ufffe\\uffff]")
 
-_FIRST_PAUSE_S: Final = 0.1
-_LONGEST_PAUSE_S: Final = 5.0
-
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
@@ -60,13 +60,13 @@ class S3Requests:
     Args:
         endpoint: the bucket.
         credentials: asked for at each request.
-        attempts: how often a request is sent at most.
+        retries: of requests whose failure may pass.
     """
 
-    def __init__(self, endpoint: S3Endpoint, credentials: AwsCredentials, attempts: int) -> None:
+    def __init__(self, endpoint: S3Endpoint, credentials: AwsCredentials, retries: Retries) -> None:
         self._endpoint = endpoint
         self._credentials = credentials
-        self._attempts = attempts
+        self._retries = retries
         self._bucket_seen = False
         self._clients: PerLoop[httpx2.AsyncClient] = PerLoop(_client, _close)
 
@@ -177,8 +177,8 @@ class S3Requests:
         url = f"{self._endpoint.url}/{quote(key, safe='/~')}?{urlencode(query, quote_via=quote)}"
         cause: Exception | None = None
         failure: StorageError = FileStoreUnavailable("no attempt was made")
-        for attempt in range(self._attempts):
-            await pause(attempt)
+        for attempt in range(self._retries.attempts):
+            await self._retries.pause(attempt)
             signed = await asyncio.to_thread(self._signed, method, url, body, dict(headers or {}))
             try:
                 answer = await client.request(method, url, content=_in_pieces(body) if body else None, headers=signed)
@@ -220,16 +220,6 @@ class ConditionFailed(FileStoreError):
     """The condition of a request does not hold (HTTP 412), or others are changing the object just now (HTTP 409)."""
 
 
-async def pause(attempt: int) -> None:
-    """Wait before an attempt (counted from 0, which waits for nothing).
-
-    Full jitter, as in "Exponential Backoff And Jitter" (AWS Architecture Blog).
-    """
-    if attempt:
-        longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt)
-        await asyncio.sleep(random.uniform(0, longest))  # noqa: S311 - spreads load, hides nothing
-
-
 async def _in_pieces(body: bytes | bytearray) -> AsyncIterator[bytes]:
     view = memoryview(body)
     for offset in range(0, len(view), SENT_PIECE_BYTES):
@@ -241,7 +231,15 @@ async def _client() -> httpx2.AsyncClient:
 
     limits = httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
     # A full pool is no failure: the request waits for its turn.
-    return httpx2.AsyncClient(limits=limits, timeout=httpx2.Timeout(TIMEOUT_S, pool=None))
+    return httpx2.AsyncClient(limits=limits, timeout=httpx2.Timeout(TIMEOUT_S, pool=None), verify=_tls())
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """One for the process: reading the authorities takes 60 ms, more than most requests."""
+    import httpx2
+
+    return httpx2.create_ssl_context()
 
 
 async def _close(client: httpx2.AsyncClient) -> None:

@@ -23,13 +23,14 @@ from storage.errors import (
     PathRejected,
     StorageError,
 )
+from storage.files.backends.key_order import Listed, Page, in_byte_order
+from storage.files.backends.parts import in_parts
+from storage.files.backends.retries import Retries
+from storage.files.backends.s3_endpoint import AwsCredentials, S3Endpoint
+from storage.files.backends.s3_errors import refusal, status_and_code
+from storage.files.backends.s3_requests import MOST_DELETED, ConditionFailed, S3Requests
 from storage.files.concurrency import each
-from storage.files.key_order import Listed, Page, in_byte_order
-from storage.files.parts import in_parts
 from storage.files.paths import MAX_PATH_BYTES, folder_path, is_stored_path
-from storage.files.s3_endpoint import AwsCredentials, S3Endpoint
-from storage.files.s3_errors import refusal, status_and_code
-from storage.files.s3_requests import MOST_DELETED, ConditionFailed, S3Requests, pause
 from storage.files.store import (
     FileStat,
     FileStore,
@@ -64,18 +65,8 @@ LARGE_BYTES: Final = 64 * 1024 * 1024
 READ_PIECE_BYTES: Final = 1024 * 1024
 """What a streamed read takes from the connection at least, before it is cut to the caller's chunk size."""
 
-ATTEMPTS: Final = 6
-"""How often a request is sent at most; with full jitter up to 0.2, 0.4, … 3.2 s between them, 3 s in the mean."""
-
 _ANY_KIND: Final = frozenset({None, "application/octet-stream", "binary/octet-stream"})
 """What servers make of a write without a media type."""
-
-_RETRY: Final = {
-    "max_retries": ATTEMPTS - 1,
-    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 2},
-    # Signatures hold 15 minutes; a caller should hear of an outage sooner.
-    "retry_timeout": timedelta(seconds=60),
-}
 
 _REPEATED_ALREADY: Final = ", after "
 """obstore's message goes on `after 5 retries` when it has used them up."""
@@ -90,7 +81,9 @@ class S3FileStore(FileStore):
 
     A condition (`if_absent`, `if_match`) is the server's own: AWS, MinIO, SeaweedFS, Ceph and R2 keep it. Etags depend
     on the bytes only, so `if_match` does not notice a file that was changed and changed back. The time that a write
-    returns is this machine's; `stat` gives the server's. A copy on the server is limited to 5 GiB.
+    returns is this machine's; `stat` gives the server's. A copy on the server is limited to 5 GiB. For SeaweedFS a
+    folder is in the way of a file of its name that is to be created (`if_absent`), for a while also an emptied one: it
+    answers that there is such a file.
 
     Keys that others put into the bucket and that break the path rule (`a//b`, `a/../b`) are left out of listings;
     deleting a folder takes them along.
@@ -102,6 +95,7 @@ class S3FileStore(FileStore):
         ordered_listing: whether the server lists keys in byte order. AWS does, and then a walk takes one request for
             1,000 files; others may keep a tree: then a walk takes a request per folder, and a listing one per
             folder it shows. None: AWS.
+        retries: of requests whose failure may pass.
 
     Raises:
         ConfigurationError: the extra `s3` is missing, no bucket is named, or the endpoint is no URL.
@@ -114,6 +108,7 @@ class S3FileStore(FileStore):
         endpoint_url: str | None = None,
         region: str | None = None,
         ordered_listing: bool | None = None,
+        retries: Retries = Retries(),  # noqa: B008 - frozen
     ) -> None:
         try:
             import obstore
@@ -126,7 +121,8 @@ class S3FileStore(FileStore):
         self._bucket = endpoint.bucket
         self._ordered = endpoint.is_aws if ordered_listing is None else ordered_listing
         credentials = AwsCredentials()
-        self._requests = S3Requests(endpoint, credentials, ATTEMPTS)
+        self._requests = S3Requests(endpoint, credentials, retries)
+        self._retries = retries
         self._obstore = obstore
         errors = obstore.exceptions
         self._refused = (ConditionFailed, errors.AlreadyExistsError, errors.PreconditionError)
@@ -145,7 +141,7 @@ class S3FileStore(FileStore):
                 # Of a whole request: a gigabyte on a slow line must not be cut after the default of 30 s.
                 "timeout": timedelta(hours=1),
             },
-            retry_config=_RETRY,  # type: ignore[arg-type]
+            retry_config=_retry_config(retries),  # type: ignore[arg-type]
             credential_provider=credentials,  # type: ignore[arg-type]
         )
 
@@ -435,13 +431,13 @@ class S3FileStore(FileStore):
         obstore repeats what HTTP calls safe. A PUT here is one too: it writes an object whole, and a conditional one
         recognises its own.
         """
-        for attempt in range(ATTEMPTS):
-            await pause(attempt)
+        for attempt in range(self._retries.attempts):
+            await self._retries.pause(attempt)
             try:
                 with self._typed(path):
                     return await call()
             except FileStoreUnavailable as error:
-                if attempt == ATTEMPTS - 1 or _REPEATED_ALREADY in str(error.__cause__):
+                if attempt == self._retries.attempts - 1 or _REPEATED_ALREADY in str(error.__cause__):
                     raise
         raise AssertionError("unreachable: the last attempt returns or raises")
 
@@ -459,6 +455,19 @@ class S3FileStore(FileStore):
             raise refusal(path, self._bucket, *_known(error, 404)) from error
         except exceptions.BaseError as error:
             raise refusal(path, self._bucket, *_known(error, 0)) from error
+
+
+def _retry_config(retries: Retries) -> dict[str, Any]:
+    """The same as obstore takes it."""
+    return {
+        "max_retries": retries.attempts - 1,
+        "backoff": {
+            "init_backoff": timedelta(seconds=retries.first_pause_s / 2),
+            "max_backoff": timedelta(seconds=retries.longest_pause_s),
+            "base": 2,
+        },
+        "retry_timeout": timedelta(seconds=retries.give_up_s),
+    }
 
 
 async def _cut(content: bytes) -> AsyncGenerator[bytes, None]:

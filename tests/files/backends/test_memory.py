@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from storage.errors import FileStoreFull, InvalidInput
-from storage.files.memory import MemoryFileStore
+from storage.files.backends.memory import MemoryFileStore
 from storage.testing.files import FileStoreContract, pieces
 
 

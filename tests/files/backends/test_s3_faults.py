@@ -2,67 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from storage.database.database import Database
 from storage.errors import (
     BucketNotFound,
     FileAccessDenied,
     FileChanged,
     FileExists,
+    FileNotFound,
+    FileStoreFull,
     FileStoreThrottled,
     FileStoreUnavailable,
+    InvalidInput,
+    StorageError,
 )
-from storage.files.catalog import FileCatalog
-from storage.files.s3 import PART_BYTES, S3FileStore
+from storage.files.backends.retries import Retries
+from storage.files.backends.s3 import PART_BYTES, S3FileStore
 from storage.testing.files import pieces
-from tests.files.s3_buckets import BUCKET, client, empty_bucket
-from tests.servers.faults import Fault, FaultProxy
-from tests.servers.seaweedfs import READER_ACCESS_KEY, SeaweedServer
+from tests.files.backends.s3_buckets import BUCKET, QUICK, client, empty_bucket
+from tests.servers.faults import PASSING, Fault, FaultProxy, in_short
+from tests.servers.seaweedfs import READER_ACCESS_KEY
 from tests.servers.supervised import free_ports
 
 LARGE = bytes(range(256)) * 4096 * 7  # 7 MiB: more than one part
 
 
-@pytest.fixture(scope="module")
-def proxy() -> Iterator[FaultProxy]:
-    with SeaweedServer() as server, FaultProxy(server.url) as proxy:
-        yield proxy
+@pytest.fixture
+def proxy(seaweed_proxy: FaultProxy) -> FaultProxy:
+    seaweed_proxy.inject()
+    return seaweed_proxy
 
 
 @pytest.fixture
 async def store(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[S3FileStore]:
-    proxy.inject()
     with empty_bucket(proxy.url, monkeypatch) as name:
-        async with S3FileStore(name, endpoint_url=proxy.url) as store:
+        async with S3FileStore(name, endpoint_url=proxy.url, retries=QUICK) as store:
             yield store
 
 
-PASSING = [
-    Fault("status", status=500, times=2),
-    Fault("status", status=503, code="SlowDown", times=2),
-    Fault("lost", times=1),
-    Fault("cut answer", times=1),
-    Fault("cut request", times=1),
-    pytest.param(Fault("delay", delay_s=2.0), marks=pytest.mark.slow),
-]
-kinds = pytest.mark.parametrize("fault", PASSING, ids=lambda fault: f"{fault.kind} {fault.status}")
-
-
-@kinds
+@pytest.mark.parametrize("fault", PASSING, ids=str)
 async def test_what_may_pass_is_repeated(store: S3FileStore, proxy: FaultProxy, fault: Fault) -> None:
-    for content in (b"small", LARGE):
-        for writing in ({}, {"streamed": True}):
-            proxy.inject(fault)
-            await store.write("folder/file", pieces(content[:9], content[9:]) if writing else content)
-            assert proxy.hits
-            proxy.inject(fault)
-            assert await store.read("folder/file") == content
-            proxy.inject(fault)
-            assert b"".join([chunk async for chunk in store.stream("folder/file", 2)]) == content[2:]
+    for content, streamed in ((b"small", False), (LARGE, True)):
+        proxy.inject(fault)
+        await store.write("folder/file", pieces(content[:9], content[9:]) if streamed else content)
+        assert proxy.hits
+        proxy.inject(fault)
+        assert await store.read("folder/file") == content
+        proxy.inject(fault)
+        assert b"".join([chunk async for chunk in store.stream("folder/file", 2)]) == content[2:]
     for reading in (store.stat, store.exists):
         proxy.inject(fault)
         assert await reading("folder/file")
@@ -96,7 +87,25 @@ async def test_a_writer_whose_answer_was_lost_recognises_its_own_file(
     assert (await store.stat("file")).etag == replaced.etag
 
 
-@pytest.mark.slow
+async def test_a_slow_answer_is_waited_for(store: S3FileStore, proxy: FaultProxy) -> None:
+    for path in ("read", "streamed", "copied", "deleted"):
+        await store.write(path, path)
+    slow: list[Any] = [
+        store.write("written", b"content"),
+        store.write("in parts", pieces(LARGE)),
+        store.read("read"),
+        store.stat("streamed"),
+        store.list(),
+        store.copy("copied", "copy"),
+        store.delete("deleted"),
+    ]
+    proxy.inject(Fault("delay", delay_s=2.0, times=len(slow)))  # the first request of each
+    await asyncio.gather(*slow)
+    assert proxy.hits == len(slow)
+    assert [file.path async for file in store.walk()] == ["copied", "copy", "in parts", "read", "streamed", "written"]
+    assert await store.read("in parts") == LARGE
+
+
 @pytest.mark.parametrize(
     ("fault", "expected"),
     [
@@ -105,22 +114,20 @@ async def test_a_writer_whose_answer_was_lost_recognises_its_own_file(
         (Fault("lost", times=1000), FileStoreUnavailable),
         (Fault("cut request", times=1000), FileStoreUnavailable),
     ],
-    ids=["500", "503", "lost", "cut request"],
+    ids=in_short,
 )
 async def test_what_does_not_pass_is_an_outage_and_leaves_the_old_content(
     store: S3FileStore, proxy: FaultProxy, fault: Fault, expected: type[Exception]
 ) -> None:
     await store.write("file", b"old")
     proxy.inject(fault)
-    with pytest.raises(expected):
-        await store.list()
-    with pytest.raises(expected):
-        await store.read("file")
-    if fault.kind != "lost":
-        with pytest.raises(expected):
-            await store.write("file", b"new")
-        proxy.inject()
-        assert await store.read("file") == b"old"
+    asking: list[Any] = [store.list(), store.read("file"), store.stat("file"), store.exists("file")]
+    asking += [store.copy("file", "copy"), store.delete("other")]
+    asking += [] if fault.kind == "lost" else [store.write("file", b"new"), store.write("file", pieces(LARGE))]
+    outcomes = await asyncio.gather(*asking, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {expected}, outcomes
+    proxy.inject()
+    assert await store.read("file") == b"old"
 
 
 def uploads(proxy: FaultProxy) -> list[str]:
@@ -154,8 +161,36 @@ async def test_a_source_that_fails_leaves_no_upload(store: S3FileStore, proxy: F
 # ---- refusals that do not pass, told apart
 
 
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        (Fault("status", status=404, code="NoSuchKey", times=9), FileNotFound),
+        (Fault("status", status=404, code="NoSuchBucket", times=9), BucketNotFound),
+        (Fault("status", status=403, code="AccessDenied", times=9), FileAccessDenied),
+        (Fault("status", status=429, code="TooManyRequests", times=99), FileStoreThrottled),
+        (Fault("status", status=503, code="SlowDown", times=99), FileStoreThrottled),
+        (Fault("status", status=507, code="InsufficientStorage", times=99), FileStoreFull),
+        (Fault("status", status=500, times=99), FileStoreUnavailable),
+        (Fault("lost", times=99), FileStoreUnavailable),
+    ],
+    ids=in_short,
+)
+async def test_every_refusal_has_its_own_error(
+    store: S3FileStore, proxy: FaultProxy, fault: Fault, expected: type[StorageError]
+) -> None:
+    proxy.inject(fault)
+    with pytest.raises(expected) as read:
+        await store.read("file")
+    assert type(read.value) is expected
+    if expected is not FileNotFound:
+        proxy.inject(fault)
+        with pytest.raises(expected) as listed:
+            await store.list()
+        assert type(listed.value) is expected
+
+
 async def test_a_missing_bucket_is_not_a_missing_file(proxy: FaultProxy, store: S3FileStore) -> None:
-    async with S3FileStore("no-such-bucket", endpoint_url=proxy.url) as nowhere:
+    async with S3FileStore("no-such-bucket", endpoint_url=proxy.url, retries=QUICK) as nowhere:
         for asking in (nowhere.read, nowhere.stat, nowhere.exists, nowhere.list, nowhere.delete):
             with pytest.raises(BucketNotFound, match="no-such-bucket"):
                 await asking("file")
@@ -195,31 +230,27 @@ async def test_who_may_only_read_is_refused_a_write(
     assert await store.read("file") == b"content"
 
 
-@pytest.mark.slow
 async def test_an_endpoint_that_nobody_serves_is_an_outage(store: S3FileStore) -> None:
     [port] = free_ports(1)
-    async with S3FileStore(BUCKET, endpoint_url=f"http://127.0.0.1:{port}") as unreachable:
+    async with S3FileStore(BUCKET, endpoint_url=f"http://127.0.0.1:{port}", retries=QUICK) as unreachable:
         for asking in (unreachable.read, unreachable.exists, unreachable.list):
             with pytest.raises(FileStoreUnavailable):
                 await asking("file")
 
 
-# ---- the catalogue over it
-
-
-async def test_the_catalogue_stays_true_when_the_backend_fails(
-    database: Database, user_id: str, store: S3FileStore, proxy: FaultProxy
+async def test_without_retries_the_first_failure_is_reported(
+    store: S3FileStore, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = FileCatalog(database, store, user_id)
-    await files.write("file", b"old")
-    proxy.inject(Fault("status", status=403, code="AccessDenied", method="PUT", times=2))
-    with pytest.raises(FileAccessDenied):
-        await files.write("file", b"new")
-    with pytest.raises(FileAccessDenied):
-        await files.write("another", b"new")
-    proxy.inject(Fault("lost", method="PUT"), Fault("cut answer", method="GET"))
-    assert await files.read("file") == b"old"
-    assert await files.list() == ["file"]
-    await files.write("file", b"new")
-    assert proxy.hits == 2
-    assert await files.read("file") == b"new"
+    await store.write("file", b"")
+    async with S3FileStore(BUCKET, endpoint_url=proxy.url, retries=Retries(attempts=1)) as impatient:
+        for asking in (impatient.read, impatient.list):
+            proxy.inject(Fault("status", status=500, times=99))
+            with pytest.raises(FileStoreUnavailable):
+                await asking("file")
+            assert proxy.hits == 1
+
+
+def test_impossible_retries_are_refused() -> None:
+    for arguments in ({"attempts": 0}, {"first_pause_s": -1.0}, {"give_up_s": -1.0}):
+        with pytest.raises(InvalidInput):
+            Retries(**arguments)

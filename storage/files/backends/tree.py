@@ -2,7 +2,7 @@
 
 Every step of a path is opened relative to the folder before it and without following symbolic links (openat with
 O_NOFOLLOW), so a link planted in the tree cannot redirect a read or a write, not even between a check and its use.
-All functions here block; storage.files.local runs them in threads.
+All functions here block; storage.files.backends.local runs them in threads.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import fcntl
 import os
 import stat
 import sys
+import time
 import unicodedata
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,7 +20,15 @@ from pathlib import Path
 from typing import Final
 
 from storage.errors import Conflict, FileAccessDenied, FileStoreUnavailable
-from storage.files.draft import Draft, described, flush, folder_in_the_way, shared, typed
+from storage.files.backends.draft import (
+    Draft,
+    described,
+    flush,
+    folder_in_the_way,
+    refuse_other_spelling,
+    shared,
+    typed,
+)
 from storage.files.paths import MAX_PATH_BYTES, TEMPORARY_NAME, is_stored_name
 from storage.files.store import FileStat, missing
 from storage.private_folder import FOLDER_MODE, make_private_folder
@@ -29,9 +38,19 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
+_NOT_EMPTY: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST})
+
 _ATTEMPTS: Final = 100
 """How often a write begins again because a concurrent delete removed the folder that it had just opened. Each round
 needs another delete to win the race, so the number only has to end a loop that something unforeseen keeps going."""
+
+
+LEFTOVER_SECONDS: Final = 3600
+"""A temporary file that nothing was added to for so long, and whose lock is free, is what a killed writer left. The
+lock alone would tell; the age is for file systems that only pretend to lock."""
+
+REMEMBERED_FOLDERS: Final = 4096
+"""Folders that a tree remembers to have swept, several times the 256 of the catalogue's blobs; bounds memory."""
 
 
 class Tree:
@@ -39,6 +58,7 @@ class Tree:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._swept: set[tuple[int, int]] = set()
 
     def draft(self, path: str) -> Draft:
         """Begin to write `path`; missing folders are made."""
@@ -48,6 +68,7 @@ class Tree:
                 try:
                     folder = self._open_folder(folders, create=True)
                     try:
+                        self._sweep_once(folder)
                         return Draft(folder, name, path)
                     except BaseException:
                         os.close(folder)
@@ -167,6 +188,8 @@ class Tree:
             for attempt in range(1, _ATTEMPTS + 1):
                 try:
                     with self._folder(target_folders, create=True) as folder, shared(folder), shared(chain[-1]):
+                        source_inode = os.stat(name, dir_fd=chain[-1], follow_symlinks=False).st_ino
+                        refuse_other_spelling(target_name, folder, target, but=source_inode)
                         os.rename(name, target_name, src_dir_fd=chain[-1], dst_dir_fd=folder)
                         flush(folder)
                     break
@@ -177,12 +200,34 @@ class Tree:
                 except FileNotFoundError as error:
                     if attempt == _ATTEMPTS or self.stat(source) is None:
                         raise missing(source) from error
+                except OSError as error:
+                    # Where the target is a folder that the source is in.
+                    if error.errno not in _NOT_EMPTY:
+                        raise
+                    raise folder_in_the_way(target) from error
             flush(chain[-1])
             _prune(chain, folders)
         moved = self.stat(target)
         if moved is None:  # already replaced or deleted by somebody else
             raise missing(target)
         return moved
+
+    def _sweep_once(self, folder: int) -> None:
+        """Delete what killed writers left in a folder, at the first write into it."""
+        found = os.fstat(folder)
+        identity = (found.st_dev, found.st_ino)
+        if identity in self._swept:
+            return
+        if len(self._swept) >= REMEMBERED_FOLDERS:
+            self._swept.clear()
+        self._swept.add(identity)
+        before = time.time() - LEFTOVER_SECONDS
+        with os.scandir(folder) as entries:
+            temporary = [entry for entry in entries if TEMPORARY_NAME.fullmatch(entry.name)]
+        for entry in temporary:
+            with suppress(OSError):  # gone by now, or of another user: no reason to refuse the write
+                if entry.stat(follow_symlinks=False).st_mtime < before:
+                    _sweep(entry.name, folder)
 
     @contextmanager
     def _folder(self, folders: list[str], *, create: bool = False) -> Iterator[int]:
@@ -235,7 +280,7 @@ def _split(folder: str) -> list[str]:
 
 def _open_below(name: str, parent: int, *, create: bool) -> int:
     try:
-        return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=parent)
+        return _opened_as_named(name, parent, create=create)
     except FileNotFoundError:
         if not create:
             raise
@@ -245,7 +290,19 @@ def _open_below(name: str, parent: int, *, create: bool) -> int:
     with suppress(FileExistsError):
         os.mkdir(name, FOLDER_MODE, dir_fd=parent)
         flush(parent)
-    return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=parent)
+    return _opened_as_named(name, parent, create=create)
+
+
+def _opened_as_named(name: str, parent: int, *, create: bool) -> int:
+    """The folder, and for a write not one that is spelled otherwise."""
+    descriptor = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=parent)
+    if create:
+        try:
+            refuse_other_spelling(name, parent, name)
+        except BaseException:
+            os.close(descriptor)
+            raise
+    return descriptor
 
 
 def _refuse_link(name: str, parent: int, path: str) -> None:

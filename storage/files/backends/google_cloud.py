@@ -20,19 +20,17 @@ from uuid import uuid4
 from storage.errors import (
     BucketNotFound,
     ConfigurationError,
-    FileAccessDenied,
     FileChanged,
     FileStoreError,
-    FileStoreFull,
-    FileStoreThrottled,
-    FileStoreUnavailable,
     NotSupported,
     PathRejected,
     StorageClosed,
 )
+from storage.files.backends.google_cloud_errors import refusal, status_of
+from storage.files.backends.key_order import Listed, Page, in_byte_order
+from storage.files.backends.parts import in_parts
+from storage.files.backends.retries import Retries
 from storage.files.concurrency import each
-from storage.files.key_order import Listed, Page, in_byte_order
-from storage.files.parts import in_parts
 from storage.files.paths import MAX_PATH_BYTES, folder_path, is_stored_path
 from storage.files.store import (
     FileStat,
@@ -53,9 +51,6 @@ WORKERS: Final = 32
 PART_BYTES: Final = 4 * 1024 * 1024
 """Of a resumable upload (a multiple of 256 KiB, by its protocol), and of a streamed read."""
 
-RETRY_TIMEOUT_S: Final = 60.0
-"""After which no request is repeated any more."""
-
 _ANY_KIND: Final = frozenset({None, "application/octet-stream", "text/plain"})
 """What the client makes of a write without a media type."""
 
@@ -74,13 +69,19 @@ class GoogleCloudFileStore(FileStore):
         bucket: its name, and after a `/` a prefix for all names; GOOGLE_CLOUD_BUCKET_NAME if None.
         project: of the bucket; by the credentials if None.
         endpoint_url: of an emulator, which is used without credentials; STORAGE_EMULATOR_HOST works as well.
+        retries: of requests whose failure may pass. Google's client does not count attempts: it goes by `give_up_s`.
 
     Raises:
         ConfigurationError: the extra `gcs` is missing, or no bucket is named.
     """
 
     def __init__(
-        self, bucket: str | None = None, *, project: str | None = None, endpoint_url: str | None = None
+        self,
+        bucket: str | None = None,
+        *,
+        project: str | None = None,
+        endpoint_url: str | None = None,
+        retries: Retries = Retries(),  # noqa: B008 - frozen
     ) -> None:
         try:
             import google.cloud.storage  # noqa: F401 - the first use may be long after the start
@@ -95,6 +96,7 @@ class GoogleCloudFileStore(FileStore):
         self._prefix = f"{folder}/" if (folder := folder_path(prefix)) else ""
         self._project = project
         self._endpoint_url = endpoint_url
+        self._retry = _retry(retries)
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="storage-gcs")
         self._guard = threading.Lock()
         self._client: Any = None
@@ -126,8 +128,6 @@ class GoogleCloudFileStore(FileStore):
         if_absent: bool = False,
         if_match: str | None = None,
     ) -> FileStat:
-        from google.api_core.exceptions import PreconditionFailed
-
         kind = media_type or guess_media_type(path)
         conditions: dict[str, Any] = {}
         if if_absent:
@@ -141,7 +141,7 @@ class GoogleCloudFileStore(FileStore):
             if isinstance(content, bytes):
                 return await self._run(path, self._put, path, content, kind, nonce, conditions)
             return await self._put_stream(path, content, kind, nonce, conditions)
-        except PreconditionFailed as error:
+        except _ConditionFailed as error:
             blob = await self._run(path, self._found, path)
             if blob is not None and nonce is not None and (blob.metadata or {}).get(_NONCE) == nonce:
                 return self._described(blob)
@@ -152,7 +152,7 @@ class GoogleCloudFileStore(FileStore):
     ) -> FileStat:
         blob = self._blob(path, nonce)
         blob.upload_from_string(
-            content, kind or "application/octet-stream", retry=_retry(), checksum="crc32c", **conditions
+            content, kind or "application/octet-stream", retry=self._retry, checksum="crc32c", **conditions
         )
         return self._described(blob)
 
@@ -177,7 +177,7 @@ class GoogleCloudFileStore(FileStore):
                     "wb",
                     chunk_size=PART_BYTES,
                     content_type=kind or "application/octet-stream",
-                    retry=_retry(),
+                    retry=self._retry,
                     **conditions,
                 ),
             )
@@ -199,7 +199,7 @@ class GoogleCloudFileStore(FileStore):
 
     async def _read(self, path: str) -> bytes:
         content: bytes = await self._run(
-            path, lambda: self._blob(path).download_as_bytes(raw_download=True, retry=_retry())
+            path, lambda: self._blob(path).download_as_bytes(raw_download=True, retry=self._retry)
         )
         return content
 
@@ -220,7 +220,7 @@ class GoogleCloudFileStore(FileStore):
                 piece = await self._run(
                     path,
                     lambda first=offset, last=last: blob.download_as_bytes(  # type: ignore[misc]
-                        start=first, end=last, raw_download=True, retry=_retry(), checksum=None
+                        start=first, end=last, raw_download=True, retry=self._retry, checksum=None
                     ),
                 )
             except FileNotFoundError as error:
@@ -234,7 +234,12 @@ class GoogleCloudFileStore(FileStore):
     async def _list(self, folder: str) -> list[str]:
         prefix = f"{folder}/" if folder else ""
         async with aclosing(self._pages(prefix, "/")) as pages, aclosing(in_byte_order(pages)) as entries:
-            return [entry.key async for entry in entries if is_stored_path(entry.key.removesuffix("/"))]
+            # Consoles make an object `folder/` for an empty folder, which is shown below itself.
+            return [
+                entry.key
+                async for entry in entries
+                if entry.key != prefix and is_stored_path(entry.key.removesuffix("/"))
+            ]
 
     async def _walk(self, folder: str) -> AsyncGenerator[FileStat, None]:
         prefix = f"{folder}/" if folder else ""
@@ -256,7 +261,7 @@ class GoogleCloudFileStore(FileStore):
 
     def _page(self, prefix: str, delimiter: str | None, token: str | None) -> Page:
         listing = self._bucket().list_blobs(
-            prefix=self._prefix + prefix, delimiter=delimiter, page_token=token, retry=_retry()
+            prefix=self._prefix + prefix, delimiter=delimiter, page_token=token, retry=self._retry
         )
         page = next(listing.pages, ())
         entries = [
@@ -283,7 +288,7 @@ class GoogleCloudFileStore(FileStore):
         from google.api_core.exceptions import NotFound
 
         try:
-            self._bucket().blob(key).delete(retry=_retry())
+            self._bucket().blob(key).delete(retry=self._retry)
         except NotFound:
             self._check_bucket()
             return False
@@ -295,7 +300,7 @@ class GoogleCloudFileStore(FileStore):
     def _copied(self, source: str, target: str) -> FileStat:
         blob, token = self._blob(target), None
         while True:  # a large object is copied in several steps
-            token, _, _ = blob.rewrite(self._blob(source), token=token, retry=_retry())
+            token, _, _ = blob.rewrite(self._blob(source), token=token, retry=self._retry)
             if token is None:
                 return self._described(blob)
 
@@ -331,7 +336,7 @@ class GoogleCloudFileStore(FileStore):
 
     def _found(self, path: str) -> Any:
         """The object with its properties; None if there is none."""
-        blob = self._bucket().get_blob(self._key(path), retry=_retry())
+        blob = self._bucket().get_blob(self._key(path), retry=self._retry)
         if blob is None:
             self._check_bucket()
         return blob
@@ -349,7 +354,7 @@ class GoogleCloudFileStore(FileStore):
         if self._bucket_seen:
             return
         try:
-            if not self._bucket().exists(retry=_retry()):
+            if not self._bucket().exists(retry=self._retry):
                 raise BucketNotFound(
                     f"there is no bucket {self._name!r}; create it, or mend file_store_path (or the project)"
                 )
@@ -381,49 +386,43 @@ class GoogleCloudFileStore(FileStore):
 
     @contextmanager
     def _typed(self, path: str) -> Iterator[None]:
-        """Turn what Google's client reports into this library's errors; a condition that fails goes through."""
-        from google.api_core import exceptions
+        """Turn what Google's client reports into this library's errors."""
+        from google.api_core.exceptions import GoogleAPICallError, RetryError
         from google.auth.exceptions import GoogleAuthError
+        from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
         from requests import RequestException
 
-        subject = repr(path) if path else "the bucket"
         try:
             yield
-        except exceptions.PreconditionFailed:
-            raise
-        except exceptions.NotFound as error:
-            self._check_bucket()
-            raise missing(path) from error
-        except (exceptions.Unauthorized, exceptions.Forbidden, GoogleAuthError) as error:
-            raise FileAccessDenied(
-                f"access to {subject} in {self.location!r} was refused ({type(error).__name__}); check the "
-                "credentials, and that they may read, create, delete and list objects (roles/storage.objectUser)"
-            ) from error
-        except exceptions.TooManyRequests as error:
-            raise FileStoreThrottled(
-                f"{self.location!r} asked for fewer requests until the retries were used up"
-            ) from error
-        except (exceptions.ServerError, exceptions.RetryError, RequestException, ConnectionError) as error:
-            raise FileStoreUnavailable(
-                f"{self.location!r} cannot be reached or failed ({type(error).__name__}) until the retries were used "
-                "up; check the network, then try again"
-            ) from error
-        except exceptions.RequestRangeNotSatisfiable as error:
-            raise FileChanged(f"the file {path!r} was replaced while it was read; read again") from error
-        except exceptions.GoogleAPICallError as error:
-            if error.code == HTTPStatus.INSUFFICIENT_STORAGE:
-                raise FileStoreFull(f"no room for {subject} in {self.location!r}") from error
-            raise FileStoreError(f"{self.location!r} refused what was asked of {subject} ({error.code})") from error
+        except (
+            GoogleAPICallError,
+            RetryError,
+            InvalidResponse,
+            DataCorruption,
+            GoogleAuthError,
+            RequestException,
+            ConnectionError,
+        ) as error:
+            status = status_of(error)
+            if status == HTTPStatus.PRECONDITION_FAILED:
+                raise _ConditionFailed(f"the condition for {path!r} does not hold") from error
+            if status == HTTPStatus.NOT_FOUND:
+                self._check_bucket()
+            raise refusal(error, path, self.location) from error
 
 
-def _retry() -> Any:
-    """Google's policy: 408, 429, 5xx and broken connections, with jitter; here also for writes.
+class _ConditionFailed(FileStoreError):
+    """The condition of a write does not hold (HTTP 412)."""
+
+
+def _retry(retries: Retries) -> Any:
+    """Google's choice of what may pass: 408, 429, 5xx and broken connections; here also for writes.
 
     A write is one object made whole: repeating it changes nothing, and a conditional one recognises its own.
     """
     from google.cloud.storage.retry import DEFAULT_RETRY
 
-    return DEFAULT_RETRY.with_timeout(RETRY_TIMEOUT_S)
+    return DEFAULT_RETRY.with_delay(retries.first_pause_s, retries.longest_pause_s).with_timeout(retries.give_up_s)
 
 
 def _new_client(project: str | None, endpoint_url: str | None) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,18 +11,14 @@ import pytest
 from storage import Storage
 from storage.config import StorageConfig
 from storage.errors import ConfigurationError, PathRejected
-from storage.files.s3 import S3FileStore
-from storage.files.s3_endpoint import S3Endpoint
+from storage.files.backends.s3 import S3FileStore
+from storage.files.backends.s3_endpoint import S3Endpoint
+from storage.files.paths import is_stored_path
+from storage.files.store import FileStore
 from storage.testing.files import FileStoreContract
-from tests.files.s3_buckets import client, empty_bucket
+from tests.files.backends.s3_buckets import client, empty_bucket
 from tests.servers.moto import MotoServer
 from tests.servers.seaweedfs import SeaweedServer
-
-
-@pytest.fixture(scope="module")
-def seaweed() -> Iterator[SeaweedServer]:
-    with SeaweedServer() as server:
-        yield server
 
 
 class TestS3FileStoreOnSeaweedFS(FileStoreContract):
@@ -33,23 +30,33 @@ class TestS3FileStoreOnSeaweedFS(FileStoreContract):
             async with S3FileStore(name, endpoint_url=seaweed.url) as store:
                 yield store
 
+    # The server lets writers of one key wait for each other, a second at a time.
+    @pytest.mark.slow
+    @pytest.mark.parametrize("replacing", [False, True], ids=["creating", "replacing"])
+    async def test_of_sixteen_racing_conditional_writers_one_wins(self, store: FileStore, *, replacing: bool) -> None:
+        await super().test_of_sixteen_racing_conditional_writers_one_wins(store, replacing=replacing)
 
-@pytest.fixture(scope="module")
-def moto() -> Iterator[MotoServer]:
-    with MotoServer() as server:
-        yield server
+    @pytest.mark.slow
+    async def test_many_files_are_listed_walked_and_deleted(self, store: FileStore) -> None:
+        await super().test_many_files_are_listed_walked_and_deleted(store)
 
 
 class TestS3FileStoreOnMoto(FileStoreContract):
     signs_urls = True
 
-    @pytest.fixture(params=[True], ids=["flat"])
-    async def store(
-        self, request: pytest.FixtureRequest, moto: MotoServer, monkeypatch: pytest.MonkeyPatch
-    ) -> AsyncIterator[S3FileStore]:
+    @pytest.fixture
+    async def store(self, moto: MotoServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[S3FileStore]:
         with empty_bucket(moto.url, monkeypatch) as name:
-            async with S3FileStore(name, endpoint_url=moto.url, ordered_listing=request.param) as store:
+            async with S3FileStore(name, endpoint_url=moto.url, ordered_listing=True) as store:
                 yield store
+
+    @pytest.mark.skip(reason="moto ignores If-Match where an upload in parts is completed; SeaweedFS keeps it")
+    async def test_conditions_hold_for_a_large_streamed_content_too(self, store: FileStore) -> None:
+        """Proved on the other server."""
+
+    @pytest.mark.slow  # a server in Python
+    async def test_many_files_are_listed_walked_and_deleted(self, store: FileStore) -> None:
+        await super().test_many_files_are_listed_walked_and_deleted(store)
 
 
 # ---- what others put into the bucket
@@ -70,6 +77,23 @@ async def test_keys_that_break_the_path_rule_do_not_break_a_listing(
                 assert await store.list("a") == ["a/&<b", "a/file"]
         async with S3FileStore(name, endpoint_url=moto.url) as store:
             assert await store.read("a+b c%20") == b"content"
+
+
+async def test_foreign_keys_of_a_server_that_keeps_folders_do_not_break_a_listing(
+    seaweed: SeaweedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with empty_bucket(seaweed.url, monkeypatch) as name:
+        s3 = client(seaweed.url)
+        for key in ("a/file", "a/", "empty/", "a+b c%20", "a/&<b", "a//b", "a/../c", "a/./d", "x" * 300):
+            with suppress(s3.exceptions.ClientError):  # what it takes is its own affair
+                s3.put_object(Bucket=name, Key=key, Body=b"")
+        kept = [each["Key"] for each in s3.list_objects_v2(Bucket=name)["Contents"]]
+        assert {"a/file", "a+b c%20", "a/&<b"} <= set(kept)
+        async with S3FileStore(name, endpoint_url=seaweed.url) as store:
+            shown = [file.path async for file in store.walk()]
+            assert shown == sorted(filter(is_stored_path, kept))
+            assert {path for path in shown if "/" not in path} <= set(await store.list())
+            assert {"a/file", "a/&<b"} <= set(await store.list("a"))
 
 
 async def test_deleting_a_folder_takes_foreign_keys_below_it_along(

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from storage.errors import ConfigurationError, StorageClosed
-from storage.files.draft import Draft
+from storage.files.backends.draft import Draft
+from storage.files.backends.tree import Tree
 from storage.files.store import FileStat, FileStore, FileStoreConfig, checked_chunk
-from storage.files.tree import Tree
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,6 +34,14 @@ class LocalFileStore(FileStore):
 
     A file system cannot hold a file `a` and a folder `a/` together: the second of the two is refused with Conflict.
     Symbolic links below the root are refused with FileAccessDenied and left out of listings.
+
+    On a file system that does not tell upper and lower case apart (macOS, Windows shares), a write or move to `README`
+    or `Src/a` where there is a `readme` or a `src` is refused with Conflict, since it would replace another file. Reads
+    and deletions find a file there under any spelling. Names in another Unicode normal form are the same name
+    everywhere, by the path rule.
+
+    Temporary files that a killed process left are removed at the first write into their folder, once they are an hour
+    old and no process holds their lock.
 
     Args:
         root: the folder; made at the first write. `~` is expanded. May itself be a symbolic link.

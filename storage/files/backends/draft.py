@@ -9,7 +9,8 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -72,8 +73,11 @@ class Draft:
             os.utime(self._file, ns=(stamp := time.time_ns(), stamp))
             flush(self._file)
             conditional = if_absent or if_match is not None
+            folds = self._folds()
             try:
-                with exclusive(self._folder) if conditional else shared(self._folder):
+                with exclusive(self._folder) if conditional or folds else shared(self._folder):
+                    if folds:
+                        refuse_other_spelling(self._name, self._folder, self._path)
                     if conditional:
                         check(self._path, self._present(), if_absent=if_absent, if_match=if_match)
                     os.rename(self._temporary, self._name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
@@ -83,6 +87,14 @@ class Draft:
             found = os.fstat(self._file)
             self._close()
         return described(self._path, found)
+
+    def _folds(self) -> bool:
+        """Whether this folder does not tell upper and lower case apart: the temporary file is found in capitals."""
+        try:
+            os.stat(self._temporary.upper(), dir_fd=self._folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
 
     def _present(self) -> str | None:
         """The etag of the file that is at the path now."""
@@ -182,3 +194,53 @@ def flush(descriptor: int) -> None:
 def folder_in_the_way(path: str) -> Conflict:
     """The error for a file that would have to replace a folder."""
     return Conflict(f"{path!r} is a folder in this file system, so it cannot be a file; choose another name")
+
+
+def refuse_other_spelling(name: str, folder: int, path: str, *, but: int | None = None) -> None:
+    """Keep a write from replacing a file of another name, where the file system does not tell their cases apart.
+
+    Costs one look at a name that is usually not there; the folder is only read where cases are not told apart.
+
+    Args:
+        name: of the entry that is to be made or replaced, or of a folder on the way to it.
+        folder: where it is.
+        path: of the file, for the error.
+        but: the inode of the file that is to get this name, which may have it in another spelling now.
+
+    Raises:
+        Conflict: the name leads to an entry that is spelled otherwise.
+    """
+    if (swapped := name.swapcase()) == name:
+        return
+    try:
+        found, same = (os.stat(each, dir_fd=folder, follow_symlinks=False) for each in (swapped, name))
+    except FileNotFoundError:
+        return
+    if found.st_ino != same.st_ino or found.st_ino == but:
+        return
+    with os.scandir(folder) as entries:
+        taken = other_spelling(name, found.st_ino, ((entry.name, entry.inode()) for entry in entries))
+    if taken is not None:
+        raise Conflict(
+            f"{path!r} cannot be written: this file system does not tell {name!r} from {taken!r}, which is there;"
+            " choose another name"
+        )
+
+
+def other_spelling(name: str, inode: int, entries: Iterable[tuple[str, int]]) -> str | None:
+    """Which of a folder's entries `name` leads to, if that one is spelled otherwise.
+
+    A file system that decomposes names (HFS+) keeps the same name in another normal form, which is no other spelling.
+
+    Args:
+        name: in normal form.
+        inode: of what the name leads to.
+        entries: names and inodes of the folder.
+    """
+    taken = None
+    for entry, number in entries:
+        if unicodedata.normalize("NFC", entry) == name:
+            return None
+        if number == inode:
+            taken = entry
+    return taken

@@ -1,0 +1,1 @@
+"""What an operator does with everyone's files: count, verify, collect, repack, move to another backend."""
