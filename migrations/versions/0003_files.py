@@ -31,6 +31,7 @@ def upgrade() -> None:
     for column in _SEARCHED:
         op.create_index(op.f(f"ix_file_user_id_{column}_path"), "file", ["user_id", column, "path"], unique=False)
     op.add_column("event", sa.Column("blob_key", PlainText(), nullable=True))
+    op.add_column("event", sa.Column("content_key", Sealed(), nullable=True))
     op.execute("UPDATE event SET blob_key = payload ->> 'blob_key' WHERE type = 'file.written'")
     if op.get_context().dialect.name == "postgresql":
         op.execute("UPDATE event SET payload = payload - 'blob_key' WHERE type = 'file.written'")
@@ -45,8 +46,16 @@ def upgrade() -> None:
         postgresql_where=sa.text("blob_key IS NOT NULL"),
     )
 
+    sealed = sa.text("content_key IS NOT NULL")
+    for table in ("file", "event"):
+        op.create_index(
+            f"ix_{table}_sealed", table, ["user_id"], unique=False, sqlite_where=sealed, postgresql_where=sealed
+        )
+
 
 def downgrade() -> None:
+    for table in ("file", "event"):
+        op.drop_index(f"ix_{table}_sealed", table_name=table)
     op.drop_index("ix_event_blob_key", table_name="event")
     if op.get_context().dialect.name == "postgresql":
         op.execute(
@@ -54,6 +63,7 @@ def downgrade() -> None:
         )
     else:
         op.execute("UPDATE event SET payload = json_set(payload, '$.blob_key', blob_key) WHERE blob_key IS NOT NULL")
+    op.drop_column("event", "content_key")
     op.drop_column("event", "blob_key")
     for column in _SEARCHED:
         op.drop_index(op.f(f"ix_file_user_id_{column}_path"), table_name="file")

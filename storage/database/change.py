@@ -22,6 +22,7 @@ class Change:
         created_at: aware UTC.
         blob_key: of a file that was written: where the bytes of this version are, also after the next write; not for
             receivers.
+        content_key: what opens these bytes, sealed; None if they are not sealed.
     """
 
     id: uuid.UUID
@@ -32,3 +33,4 @@ class Change:
     created_at: datetime
     payload: dict[str, Any] = field(default_factory=dict)
     blob_key: str | None = None
+    content_key: bytes | None = field(default=None, repr=False)

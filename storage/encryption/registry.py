@@ -33,6 +33,8 @@ class SealedColumn:
             none.
         masked: whether its values are a user's own secrets, which might turn up in a file and are masked there; not a
             key that only this library ever sees.
+        repeats: another column, as `table.column`, whose values this one repeats for the same row id; they have one
+            label, and a value of one is a value of the other.
     """
 
     table: str
@@ -43,6 +45,7 @@ class SealedColumn:
     name: str | None = None
     destination: str | None = None
     masked: bool = True
+    repeats: str | None = None
 
     @property
     def context_columns(self) -> tuple[str, ...]:
@@ -72,10 +75,14 @@ def register(column: SealedColumn) -> SealedColumn:
     if known is not None and known != column:
         raise ValueError(f"{column.table}.{column.column} is registered already, as {known}")
     for other in _registered.values():
-        if other.label == column.label and other != column:
+        if other.label == column.label and other != column and not _repeat(column, other):
             raise ValueError(f"the label {column.label!r} belongs to {other.table}.{other.column} already")
     _registered[place] = column
     return column
+
+
+def _repeat(one: SealedColumn, other: SealedColumn) -> bool:
+    return f"{other.table}.{other.column}" == one.repeats or f"{one.table}.{one.column}" == other.repeats
 
 
 def sealed_columns() -> tuple[SealedColumn, ...]:

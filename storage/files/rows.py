@@ -118,7 +118,7 @@ def save(user_id: str, blob: Blob, keys: KeySet | None = None) -> Unit[FileStat]
         version=version,
         etag=_etag(blob.key, version),
     )
-    yield from record_all([_written(user_id, stat, blob.key)])
+    yield from record_all([_written(user_id, stat, blob.key, values["content_key"])])
     return stat
 
 
@@ -136,9 +136,9 @@ def save_if(
     if not created:
         raise already_there(blob.path)
     yield from add_contents(user_id, [blob])
-    stat = decode(created[0]).stat
-    yield from record_all([_written(user_id, stat, blob.key)])
-    return stat
+    entry = decode(created[0])
+    yield from record_all([_written(user_id, entry.stat, blob.key, entry.content_key)])
+    return entry.stat
 
 
 def save_all(user_id: str, blobs: Sequence[Blob], keys: KeySet | None = None) -> Unit[dict[str, Written]]:
@@ -162,7 +162,7 @@ def save_all(user_id: str, blobs: Sequence[Blob], keys: KeySet | None = None) ->
     for blob in changed:
         entry = after[blob.path]
         result[blob.path] = Written(entry.stat, "new" if entry.stat.version == 1 else "changed")
-        events.append(_written(user_id, entry.stat, entry.blob_key))
+        events.append(_written(user_id, entry.stat, entry.blob_key, entry.content_key))
     yield from record_all(events)
     return result
 
@@ -272,15 +272,23 @@ def _record_deleted(user_id: str, rows: list[Row]) -> Unit[None]:
     )
 
 
-def _written(user_id: str, stat: FileStat, key: str) -> Change:
-    """The event carries the blob's key, so that the very bytes of this version can be sent after an overwrite."""
+def _written(user_id: str, stat: FileStat, blob_key: str, content_key: bytes | None) -> Change:
+    """The event says where the very bytes of this version are and what opens them, also after an overwrite."""
     payload = {
         "path": stat.path,
         "size": stat.size,
         "sha256": stat.sha256,
         "media_type": stat.media_type,
     }
-    return change(user_id, FILE_WRITTEN, key=stat.path, version=stat.version, payload=payload, blob_key=key)
+    return change(
+        user_id,
+        FILE_WRITTEN,
+        key=stat.path,
+        version=stat.version,
+        payload=payload,
+        blob_key=blob_key,
+        content_key=content_key,
+    )
 
 
 def _values(user_id: str, blob: Blob, keys: KeySet | None) -> dict[str, Any]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import BigInteger, CheckConstraint, Index, LargeBinary
+from sqlalchemy import BigInteger, CheckConstraint, Index, LargeBinary, text
 from sqlmodel import Field
 
 from storage.database.metadata import Table
 from storage.database.types import PlainText, Sealed, UTCDateTime
 from storage.encryption.registry import SealedColumn, register
+
+_IS_SEALED: Final = text("content_key IS NOT NULL")
 
 
 class FileTable(Table, table=True):
@@ -26,6 +28,8 @@ class FileTable(Table, table=True):
         Index(None, "user_id", "media_type", "path"),
         Index(None, "user_id", "size", "path"),
         Index(None, "user_id", "updated_at", "path"),
+        # Rotation asks for a user's sealed values.
+        Index("ix_file_sealed", "user_id", sqlite_where=_IS_SEALED, postgresql_where=_IS_SEALED),
     )
 
     user_id: str = Field(primary_key=True, sa_type=PlainText)

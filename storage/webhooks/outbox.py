@@ -36,9 +36,10 @@ def change(
     version: int | None = None,
     payload: Mapping[str, Any] | None = None,
     blob_key: str | None = None,
+    content_key: bytes | None = None,
 ) -> Change:
     """A Change with a new id, now. See `storage.database.change.Change` for the fields."""
-    return Change(new_id(), user_id, type_, key, version, now(), dict(payload or {}), blob_key)
+    return Change(new_id(), user_id, type_, key, version, now(), dict(payload or {}), blob_key, content_key)
 
 
 def record(
@@ -70,6 +71,7 @@ def record_all(changes: Sequence[Change]) -> Unit[None]:
             "payload": item.payload,
             "created_at": item.created_at,
             "blob_key": item.blob_key,
+            "content_key": item.content_key,
         }
         for item in changes
     ]

@@ -13,6 +13,8 @@ from storage.database.metadata import Table
 from storage.database.types import JSONValue, PlainText, Sealed, Sequence, UTCDateTime
 from storage.encryption.registry import SealedColumn, register
 
+_IS_SEALED: Final = text("content_key IS NOT NULL")
+
 
 class EventTable(Table, table=True):
     """A committed change, written by the transaction that made it. `payload` never holds a secret's value."""
@@ -29,6 +31,7 @@ class EventTable(Table, table=True):
             sqlite_where=text("blob_key IS NOT NULL"),
             postgresql_where=text("blob_key IS NOT NULL"),
         ),
+        Index("ix_event_sealed", "user_id", sqlite_where=_IS_SEALED, postgresql_where=_IS_SEALED),
         {"sqlite_autoincrement": True},
     )
 
@@ -42,6 +45,8 @@ class EventTable(Table, table=True):
     created_at: datetime = Field(sa_type=UTCDateTime)
     blob_key: str | None = Field(sa_type=PlainText)
     """Where the very bytes of this version of a file are; kept while a web hook may still have to send them."""
+    content_key: bytes | None = Field(sa_type=Sealed)
+    """What opens them where they are sealed: the file's own row may have another content by then."""
 
 
 class WebhookEndpointTable(Table, table=True):
@@ -93,5 +98,10 @@ class DeliveryTable(Table, table=True):
     updated_at: datetime = Field(sa_type=UTCDateTime)
 
 
+CONTENT_KEY: Final = register(
+    SealedColumn(
+        "event", "content_key", "file.content_key/1", row_id="blob_key", masked=False, repeats="file.content_key"
+    )
+)
 SECRET: Final = register(SealedColumn("webhook_endpoint", "secret", "webhook_endpoint.secret/1", destination="url"))
 HEADERS: Final = register(SealedColumn("webhook_endpoint", "headers", "webhook_endpoint.headers/1", destination="url"))

@@ -44,7 +44,7 @@ from storage.tables import WebhookEndpointTable, metadata
 from storage.webhooks.table import HEADERS, SECRET
 
 USERS: Final = ("ada", "bob", "zoë")
-VALUES_OF_A_USER: Final = 13
+VALUES_OF_A_USER: Final = 14
 VALUES_OF_NOBODY: Final = 2
 ALL_VALUES: Final = len(USERS) * VALUES_OF_A_USER + VALUES_OF_NOBODY
 ALL_OWNERS: Final = len(USERS) + 1

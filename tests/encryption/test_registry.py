@@ -54,6 +54,15 @@ def test_registering_twice_is_harmless_and_otherwise_refused() -> None:
         register(SealedColumn("other", "value", "token.value/1"))
 
 
+def test_a_column_that_repeats_another_has_its_label_whichever_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    repeating = SealedColumn("event", "value", TOKEN.label, repeats="token.value")
+    for order in ((TOKEN, repeating), (repeating, TOKEN)):
+        monkeypatch.setattr(registry, "_registered", {})
+        assert [register(column) for column in order] == list(order)
+        with pytest.raises(ValueError, match="belongs to"):
+            register(SealedColumn("third", "value", TOKEN.label, repeats="other.value"))
+
+
 def test_the_context_comes_from_the_row() -> None:
     row_id = uuid.uuid4()
     row = {"user_id": "alice", "id": row_id, "provider": "github", "host": None}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import pytest
@@ -16,18 +17,21 @@ from storage.encryption.registry import SealedColumn
 from storage.encryption.rotation.verbs import KeyRotation
 from storage.errors import ConfigurationError, FileCorrupted, KeyMismatch, KeyMissing, Tampered
 from storage.files.backends.memory import MemoryFileStore
-from storage.files.blobs import ContentRules
+from storage.files.blobs import ContentRules, Contents
 from storage.files.catalog import FileCatalog
+from storage.files.rows import Entry
 from storage.files.sealed_content import SEALED_SEGMENT_BYTES, SEGMENT_BYTES, sealed_size
+from storage.files.store import FileStat
 from storage.files.table import CONTENT_KEY
 from storage.testing.files import FileStoreContract, pieces
+from storage.webhooks.table import CONTENT_KEY as EVENT_CONTENT_KEY
 from tests.databases import Query
 
 LIMIT = 100
 SMALL = b"tell-tale small content"
 LARGE = b"tell-tale large content " * 20
 SEALED = ContentRules(small_bytes=LIMIT, seal=True)
-COLUMNS: tuple[SealedColumn, ...] = (CONTENT_KEY,)
+COLUMNS: tuple[SealedColumn, ...] = (CONTENT_KEY, EVENT_CONTENT_KEY)
 
 
 class Backend(MemoryFileStore):
@@ -200,6 +204,32 @@ async def test_a_rotation_seals_the_content_keys_again_and_touches_no_content(  
     await files.write("new", LARGE)
     await files.copy("copy", "copy of the copy")
     assert await files.read_many(["new", "copy of the copy"]) == {"new": LARGE, "copy of the copy": LARGE}
+
+
+async def test_a_version_that_was_overwritten_opens_by_its_event(  # noqa: PLR0917 - fixtures
+    database: Database, files: FileCatalog, blobs: Backend, query: Query, user_id: str, keyring: KeyRing
+) -> None:
+    async def sent(row: Mapping[str, Any], content_key: bytes) -> bytes:
+        content = {1: SMALL, 2: LARGE}[row["version"]]
+        stat = FileStat("file", len(content), datetime.now(UTC))
+        entry = Entry(stat, row["blob_key"], hashlib.sha256(content).digest(), content_key)
+        return await Contents(blobs, keyring).read(database, user_id, entry)
+
+    for content in (SMALL, LARGE, b"at last"):
+        await files.write("file", content)
+    await files.copy("file", "copy")
+    await KeyRotation(database, keyring, COLUMNS).reencrypt()
+    rows = await query(
+        "SELECT version, blob_key, content_key FROM event WHERE user_id = :user_id ORDER BY seq", user_id=user_id
+    )
+    keys = [bytes(row["content_key"]) for row in rows]
+    assert [await sent(row, key) for row, key in zip(rows[:2], keys, strict=False)] == [SMALL, LARGE]
+    assert rows[2]["blob_key"] == rows[3]["blob_key"]
+    with pytest.raises(Tampered):
+        await sent(rows[0], keys[1])
+    await files.delete("file")
+    await files.delete("copy")
+    assert await sent(rows[1], keys[1]) == LARGE
 
 
 async def test_a_key_that_a_rotation_replaces_while_a_file_is_read_is_looked_up_again(

@@ -174,7 +174,7 @@ async def rows_of(storage: Storage, user: str) -> dict[str, list[dict[str, Any]]
 def sealed_in(rows: dict[str, list[dict[str, Any]]]) -> list[tuple[str, str, bytes | None]]:
     """Every sealed column's bytes, and the wrapped data keys, in the order of the rows."""
     columns = [(column.table, column.column) for column in sealed_columns()] + [("data_key", "wrapped")]
-    return [(table, column, row[column]) for table, column in columns for row in rows[table]]
+    return [(table, column, row[column]) for table, column in columns for row in rows[table] if row[column]]
 
 
 async def test_what_is_not_secret_is_read_and_written_as_ever(locked: Locked) -> None:

@@ -28,7 +28,9 @@ MASTER = metadata.tables["key_encryption_key"]
 
 
 def test_these_tests_cover_every_sealed_column() -> None:
-    assert sorted(map(repr, PLACES)) == [f"{column.table}.{column.column}" for column in sealed_columns()]
+    # What repeats another column is never entered; see tests/files/test_sealed_files.py.
+    columns = [f"{column.table}.{column.column}" for column in sealed_columns() if column.repeats is None]
+    assert sorted(map(repr, PLACES)) == columns
 
 
 async def test_what_the_repositories_seal_opens_with_the_registrys_context(storage: Storage, alice: str) -> None:

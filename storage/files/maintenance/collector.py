@@ -226,8 +226,8 @@ class _Collection:
         if made and not self._empty_catalog and not await self._database.read(EVER_NAMED, {}, scan=True):
             raise ConfigurationError(
                 f"there are blobs in {self._backend.location}, and the database {self._database.url.display} knows "
-                "of no file at all: nothing was removed. Check that the two belong together; if they do, and every user "
-                "was deleted, collect with empty_catalog (--empty-catalog)"
+                "of no file at all: nothing was removed. Check that the two belong together; if they do, and every "
+                "user was deleted, collect with empty_catalog (--empty-catalog)"
             )
         since = {file.path: max(made[file.path], file.updated_at) for file in page if file.path in made}
         unnamed = await self._unnamed(since)
