@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from storage.conversations.store import ConversationStore
     from storage.database.change import Change
     from storage.errors import StorageError
+    from storage.files.search import FilePage
     from storage.files.store import FileStat, FileStore
     from storage.providers import ProviderType
     from storage.secrets.model import CustomSecret, ProviderToken, UserSecrets
@@ -29,6 +30,7 @@ _HOMES: Final = {
     "ConversationStore": "storage.conversations.store",
     "ConversationTrigger": "storage.conversations.model",
     "CustomSecret": "storage.secrets.model",
+    "FilePage": "storage.files.search",
     "FileStat": "storage.files.store",
     "FileStore": "storage.files.store",
     "ProviderToken": "storage.secrets.model",
@@ -50,6 +52,7 @@ __all__ = [
     "ConversationStore",
     "ConversationTrigger",
     "CustomSecret",
+    "FilePage",
     "FileStat",
     "FileStore",
     "ProviderToken",

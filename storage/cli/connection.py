@@ -118,7 +118,9 @@ async def opened_for_comparison(connection: Connection) -> AsyncIterator[Storage
 
 def file_place(storage: Storage) -> tuple[str, str | None]:
     """Where the files' bytes are: the kind of store, and its folder if it is one of this machine's."""
-    root = getattr(storage.blobs, "root", None)
+    from storage.files.backends.cached import uncached
+
+    root = getattr(uncached(storage.blobs), "root", None)
     return storage.config.file_store, None if root is None else str(root)
 
 

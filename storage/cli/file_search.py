@@ -106,9 +106,8 @@ async def search(
     glob: Annotated[
         str | None,
         Parameter(
-            help="Pattern of whole paths: `*` and `?` stand for characters within a segment, `[a-z]` for one of these,"
-            " and a segment `**` for any number of segments: `'sessions/*/events/**/*.json'`. Quote it, or the shell"
-            " expands it."
+            help="Pattern of whole paths, quoted for the shell: `'sessions/*/events/**/*.json'`. `*` and `?` stand for"
+            " characters within a segment, `[a-z]` for one of these, a segment `**` for any number of segments."
         ),
     ] = None,
     /,

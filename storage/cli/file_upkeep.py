@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from storage.storage import Storage
 
 _GRACE: Final = timedelta(days=1)
+_LONGEST_GRACE: Final = timedelta(days=36_500)
+"""A hundred years: older than any content, and not before the first day of the calendar."""
+
 _MEMORY: Final = "memory"
 
 
@@ -103,11 +106,16 @@ async def collect(
         timedelta,
         Parameter(
             show_default=False,
-            help="Keep what is younger than this: 36h, 7d; a day if not given. It has to be longer than the slowest"
-            " upload takes.",
+            help="Keep what is younger, as 36h or 7d; longer than any upload takes, a day if not given.",
         ),
     ] = _GRACE,
     dry_run: Annotated[bool, flag("Remove nothing; count what would be.")] = False,
+    empty_catalog: Annotated[
+        bool,
+        flag(
+            "Also where the database knows of no file at all. Without it that is refused: it may be the wrong database."
+        ),
+    ] = False,
     connection: Connection = DEFAULT,
     json: AsJSON = False,
 ) -> None:
@@ -118,9 +126,15 @@ async def collect(
     JSON: `{dry_run, blobs, bytes, kept_young, kept_for_web_hooks, rows, foreign}`; rows are contents in the database,
     foreign are files under blobs/ that are not this library's, and are left.
     """
+    from storage.errors import InvalidInput
+
+    if grace > _LONGEST_GRACE:
+        raise InvalidInput(f"--grace is at most {_LONGEST_GRACE.days} days, not {grace.days}")
     async with opened(connection) as storage:
         with progress("looking at", "contents", quiet=json) as move:
-            found = await storage.files.collect(grace=grace, dry_run=dry_run, progress=move)
+            found = await storage.files.collect(
+                grace=grace, dry_run=dry_run, empty_catalog=empty_catalog, progress=move
+            )
     if json:
         show_json({"dry_run": dry_run, **asdict(found)})
         return
@@ -258,7 +272,21 @@ async def _target(storage: Storage, kind: str, path: str | None) -> AsyncIterato
             raise InvalidInput(
                 f"the files are in {target.location} already; name another place with --to and --to-path"
             )
+        _refuse_overlap(storage.blobs, target)
         yield target
+
+
+def _refuse_overlap(present: FileStore, target: FileStore) -> None:
+    """Raises InvalidInput for a folder that is the present one by another name, in it, or around it."""
+    from storage.errors import InvalidInput
+    from storage.files.backends.cached import uncached
+
+    roots = [getattr(uncached(store), "root", None) for store in (present, target)]
+    if not all(isinstance(root, Path) for root in roots):
+        return
+    here, there = (Path(root).resolve() for root in roots if root is not None)
+    if here == there or here in there.parents or there in here.parents:
+        raise InvalidInput(f"{there} and {here}, where the files are, are one folder, or one is in the other")
 
 
 def _show_flaws(flaws: Sequence[Flaw]) -> int:

@@ -47,6 +47,12 @@ FILE_PIECE_BYTES: Final = 1024 * 1024
 """Size of one read of a file that is being written into a store: as CHUNK_BYTES, but a write has one such piece at a
 time, and larger ones save thread hops."""
 
+LARGEST_CHUNK_BYTES: Final = 16 * 1024 * 1024
+"""Who asks for larger pieces gets these: `chunk_size=2**40` means "in one", and must not reserve a tebibyte."""
+
+LARGEST_OFFSET: Final = 2**62
+"""No file reaches it, and no system call or header takes much more."""
+
 LONGEST_SIGNED_URL: Final = timedelta(days=7)
 """What both S3's and Google Cloud Storage's V4 signatures allow."""
 
@@ -189,7 +195,9 @@ class FileStore(ABC):
             raise InvalidInput(f"range {start}..{end} refused: offsets are 0 or more, and end is not before start")
         if chunk_size < 1:
             raise InvalidInput(f"chunk_size must be at least 1, not {chunk_size}")
-        return self._stream(file_path(path), first, end, chunk_size)
+        first = min(first, LARGEST_OFFSET)
+        last = None if end is None else min(end, LARGEST_OFFSET)
+        return self._stream(file_path(path), first, last, min(chunk_size, LARGEST_CHUNK_BYTES))
 
     async def exists(self, path: str) -> bool:
         """Whether a file (not a folder) is at `path`."""

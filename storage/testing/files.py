@@ -221,6 +221,14 @@ class FileStoreContract(FileFolderContract, FilePathContract):
         last = [chunk async for chunk in store.stream("large", size - 2)]
         assert b"".join(last) == piece(size // PIECE_BYTES - 1)[-2:]
 
+    async def test_a_range_or_a_piece_of_any_size_is_cut_to_the_content(self, store: FileStore) -> None:
+        """Also beyond what a system call or a header takes; and no memory is reserved for what is not there."""
+        await store.write("file", b"content")
+        beyond = 2**70
+        for start, end, expected in ((2, beyond, b"ntent"), (beyond, None, b""), (beyond, beyond + 1, b"")):
+            assert b"".join([chunk async for chunk in store.stream("file", start, end)]) == expected
+        assert [chunk async for chunk in store.stream("file", chunk_size=2**45)] == [b"content"]
+
     async def test_a_streamed_content_that_fails_leaves_the_old_one(self, store: FileStore) -> None:
         """The caller's own error comes back, and nothing else is to be seen."""
 

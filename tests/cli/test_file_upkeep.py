@@ -270,3 +270,15 @@ def one_shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     shell = Shell(tmp_path_factory.mktemp("one"))
     shell.well("init")
     return shell
+
+
+def test_migrate_backend_refuses_a_folder_that_overlaps_the_present_one(one_desk: Shell) -> None:
+    files = one_desk.folder / "storage" / "files"
+    (one_desk.folder / "link").symlink_to(files)
+    for place in (one_desk.folder / "link", files / "blobs", files.parent):
+        said = one_desk.badly("files", "migrate-backend", "--to", "local", "--to-path", place)
+        assert "one folder, or one is in the other" in said
+
+
+def test_collect_refuses_a_grace_beyond_the_calendar(one_desk: Shell) -> None:
+    assert "at most 36500 days" in one_desk.badly("files", "collect", "--grace", "99999999d")

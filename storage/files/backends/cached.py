@@ -15,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final, Literal
 
+from storage.clock import now
 from storage.errors import FileNotFound, InvalidInput, StorageClosed
 from storage.files.backends.folder_cache import FolderCache
 from storage.files.backends.memory_cache import MemoryCache
@@ -26,6 +27,10 @@ LARGEST_SHARE: Final = 8
 LARGEST_BYTES: Final = 16 * 1024 * 1024
 """Nor is a longer one: a file that is kept passes through memory as a whole, also for a range of it, and at this
 length the time of the transfer, which a cache in memory saves, is not the request's latency any more."""
+
+COARSE_CLOCK: Final = timedelta(seconds=2)
+"""S3 tells times in whole seconds, so what changed that lately may change again unseen. (Git's index has the same
+problem and rule: "racy-git", Git's technical documentation.)"""
 
 REMEMBERED_LARGE: Final = 4096
 """Immutable files whose size is known to be too large, so that each range of a video does not ask for it again."""
@@ -74,11 +79,11 @@ class _Flight:
         self._outdated = False
 
     def outdate(self) -> None:
-        """The file was written since: who waits may have the content, but it is not to be kept."""
+        """The file was written since, or just before: who waits may have the content, but it is not to be kept."""
         self._outdated = True
 
     def may_be_kept(self) -> bool:
-        """Whether nothing was written through this cache since the fetch began."""
+        """Whether the content is that of the label: nothing was written through this cache since the fetch began."""
         return not self._outdated
 
 
@@ -177,7 +182,7 @@ class CachedFileStore(FileStore):
             known_small: fetch it only when its size is known to be small enough. A stream must not hold a large file;
                 read() is to hold it anyway, and saves the question.
         """
-        label = ""
+        label, settled = "", True
         if self._immutable:
             if path in self._large:
                 return None
@@ -187,6 +192,7 @@ class CachedFileStore(FileStore):
                 return None
             # On S3 the same bytes have the same etag. With the time, a content that was fetched just when the file
             # was changed, and is kept under what was known before, is not taken for it when it is changed back.
+            settled = found.updated_at.microsecond > 0 or now() - found.updated_at > COARSE_CLOCK
             label = f"{found.etag}/{found.size}/{found.updated_at.isoformat()}"
         if self._memory is not None and (kept := self._memory.get(path, label)) is not None:
             self._hits += 1
@@ -197,6 +203,8 @@ class CachedFileStore(FileStore):
             self._hits += content is not None
             return content
         flight = self._flights[path, label] = _Flight()
+        if not settled:
+            flight.outdate()
         flight.task = asyncio.create_task(self._fly(flight, path, label, known_small=known_small))
         flight.task.add_done_callback(lambda task: self._landed((path, label), flight, task))
         content, was_kept = await self._wait((path, label), flight)

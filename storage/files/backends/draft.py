@@ -43,7 +43,7 @@ class Draft:
         """Takes over the descriptor `folder`."""
         self._folder = folder
         self._name = name
-        self._path = path
+        self.path = path
         self._temporary = f".storage-tmp-{uuid4().hex}"
         # append() may still run in a thread when a cancelled caller discards.
         self._guard = threading.Lock()
@@ -59,7 +59,7 @@ class Draft:
 
     def append(self, data: bytes) -> None:
         """Write `data` behind what was written so far."""
-        with self._guard, typed(self._path):
+        with self._guard, typed(self.path):
             if not self._open:
                 return
             rest = memoryview(data)
@@ -68,7 +68,7 @@ class Draft:
 
     def commit(self, *, if_absent: bool, if_match: str | None) -> FileStat:
         """Make the content durable, then visible, then make that durable: fsync, rename, fsync of the folder."""
-        with self._guard, typed(self._path):
+        with self._guard, typed(self.path):
             # The kernel stamps files with the time of its last tick, so two writes within 4 ms could have one etag.
             os.utime(self._file, ns=(stamp := time.time_ns(), stamp))
             flush(self._file)
@@ -77,16 +77,16 @@ class Draft:
             try:
                 with exclusive(self._folder) if conditional or folds else shared(self._folder):
                     if folds:
-                        refuse_other_spelling(self._name, self._folder, self._path)
+                        refuse_other_spelling(self._name, self._folder, self.path)
                     if conditional:
-                        check(self._path, self._present(), if_absent=if_absent, if_match=if_match)
+                        check(self.path, self._present(), if_absent=if_absent, if_match=if_match)
                     os.rename(self._temporary, self._name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
             except (IsADirectoryError, NotADirectoryError) as error:
-                raise folder_in_the_way(self._path) from error
+                raise folder_in_the_way(self.path) from error
             flush(self._folder)
             found = os.fstat(self._file)
             self._close()
-        return described(self._path, found)
+        return described(self.path, found)
 
     def _folds(self) -> bool:
         """Whether this folder does not tell upper and lower case apart: the temporary file is found in capitals."""
@@ -104,15 +104,17 @@ class Draft:
             return None
         return etag(found) if stat.S_ISREG(found.st_mode) else None
 
-    def discard(self) -> None:
-        """Forget the content; what was at the path stays. Does nothing after a commit."""
+    def discard(self) -> bool:
+        """Forget the content; what was at the path stays. After a commit it does nothing, and returns False."""
         with self._guard:
-            if self._open:
-                try:
-                    with typed(self._path), suppress(FileNotFoundError):
-                        os.unlink(self._temporary, dir_fd=self._folder)
-                finally:
-                    self._close()
+            if not self._open:
+                return False
+            try:
+                with typed(self.path), suppress(FileNotFoundError):
+                    os.unlink(self._temporary, dir_fd=self._folder)
+            finally:
+                self._close()
+            return True
 
     def _close(self) -> None:
         self._open = False

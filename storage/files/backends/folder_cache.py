@@ -82,7 +82,8 @@ class FolderCache:
             return None
         try:
             with os.fdopen(file, "rb", buffering=0) as opened:
-                content = opened.read()
+                # Never all of a file that somebody made longer: the limit is that of the memory too.
+                content = opened.read() if os.fstat(file).st_size <= self.limit_bytes else b""
                 kept, checksum = content[:-CHECKSUM_BYTES], content[-CHECKSUM_BYTES:]
                 if checksum == _checksum(name, label, kept):
                     os.utime(file)

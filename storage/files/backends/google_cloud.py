@@ -11,8 +11,9 @@ import os
 import threading
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, Literal, ParamSpec, Self, TypeVar
 from uuid import uuid4
@@ -25,8 +26,9 @@ from storage.errors import (
     NotSupported,
     PathRejected,
     StorageClosed,
+    StorageError,
 )
-from storage.files.backends.google_cloud_errors import refusal, status_of
+from storage.files.backends.google_cloud_errors import client_failures, refusal, status_of
 from storage.files.backends.key_order import Listed, Page, in_byte_order
 from storage.files.backends.parts import in_parts
 from storage.files.backends.retries import Retries
@@ -181,19 +183,32 @@ class GoogleCloudFileStore(FileStore):
                     **conditions,
                 ),
             )
+            sending = (
+                threading.Lock()
+            )  # the writer is for one thread at a time, and a cancelled write goes on in its own
+
+            def send(work: Callable[[], object]) -> None:
+                with sending:
+                    work()
+
             try:
-                await self._run(path, writer.write, first)
+                await self._run(path, send, partial(writer.write, first))
                 async for part in parts:
-                    await self._run(path, writer.write, part)
+                    await self._run(path, send, partial(writer.write, part))
+                await self._run(path, send, writer.close)
             except BaseException:
                 # Shielded: an upload that is not finished is never seen, but is kept for a week.
-                await asyncio.shield(self._run(path, writer.terminate))
+                await asyncio.shield(asyncio.create_task(self._end(path, partial(send, writer.terminate))))
                 raise
-            await self._run(path, writer.close)
         found = await self._run(path, self._found, path)
         if found is None:
             raise changed(path)
         return self._described(found)
+
+    async def _end(self, path: str, terminate: Callable[[], None]) -> None:
+        """Give up an upload. What made the write fail is raised; Google removes what an outage leaves, after a week."""
+        with suppress(StorageError):
+            await self._run(path, terminate)
 
     # ---- reading
 
@@ -387,27 +402,18 @@ class GoogleCloudFileStore(FileStore):
     @contextmanager
     def _typed(self, path: str) -> Iterator[None]:
         """Turn what Google's client reports into this library's errors."""
-        from google.api_core.exceptions import GoogleAPICallError, RetryError
-        from google.auth.exceptions import GoogleAuthError
-        from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
-        from requests import RequestException
-
+        failures = client_failures()
         try:
             yield
-        except (
-            GoogleAPICallError,
-            RetryError,
-            InvalidResponse,
-            DataCorruption,
-            GoogleAuthError,
-            RequestException,
-            ConnectionError,
-        ) as error:
+        except failures as error:
             status = status_of(error)
             if status == HTTPStatus.PRECONDITION_FAILED:
                 raise _ConditionFailed(f"the condition for {path!r} does not hold") from error
             if status == HTTPStatus.NOT_FOUND:
-                self._check_bucket()
+                try:
+                    self._check_bucket()
+                except failures as unknown:
+                    raise refusal(unknown, "", self.location) from unknown
             raise refusal(error, path, self.location) from error
 
 

@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Final
 
 from storage.errors import (
+    BucketNotFound,
     FileAccessDenied,
     FileChanged,
     FileCorrupted,
@@ -23,6 +24,24 @@ from storage.files.store import missing
 
 _TOO_FAST: Final = frozenset({"rateLimitExceeded", "userRateLimitExceeded"})
 """Reasons of a 403 that is no refusal of access ("HTTP status and error codes for JSON", Cloud Storage)."""
+
+
+def client_failures() -> tuple[type[Exception], ...]:
+    """What the client raises when a request fails."""
+    from google.api_core.exceptions import GoogleAPICallError, RetryError
+    from google.auth.exceptions import GoogleAuthError
+    from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
+    from requests import RequestException
+
+    return (
+        GoogleAPICallError,
+        RetryError,
+        InvalidResponse,
+        DataCorruption,
+        GoogleAuthError,
+        RequestException,
+        ConnectionError,
+    )
 
 
 def status_of(error: BaseException) -> int:
@@ -49,7 +68,7 @@ def refusal(error: BaseException, path: str, location: str) -> StorageError:
     if status == HTTPStatus.TOO_MANY_REQUESTS or reasons & _TOO_FAST:
         return FileStoreThrottled(f"{location!r} asked for fewer requests ({named}) until the retries were used up")
     if status == HTTPStatus.NOT_FOUND:
-        return missing(path)
+        return missing(path) if path else BucketNotFound(f"there is no bucket any more at {location!r} ({named})")
     if status in (401, 403) or (isinstance(error, GoogleAuthError) and not isinstance(error, TransportError)):
         return FileAccessDenied(
             f"access to {subject} in {location!r} was refused ({named}); check the "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, ParamSpec, Self, TypeVar
@@ -40,8 +40,8 @@ class LocalFileStore(FileStore):
     and deletions find a file there under any spelling. Names in another Unicode normal form are the same name
     everywhere, by the path rule.
 
-    Temporary files that a killed process left are removed at the first write into their folder, once they are an hour
-    old and no process holds their lock.
+    Temporary files that a killed process left are removed by a write into their folder (one an hour looks), once they
+    are an hour old and no process holds their lock.
 
     Args:
         root: the folder; made at the first write. `~` is expanded. May itself be a symbolic link.
@@ -90,14 +90,14 @@ class LocalFileStore(FileStore):
     ) -> FileStat:
         if isinstance(content, bytes):
             return await self._run(self._tree.write, path, content, if_absent=if_absent, if_match=if_match)
-        draft = await self._run_or(Draft.discard, self._tree.draft, path)
+        draft = await self._run_or(self._tree.discard, self._tree.draft, path)
         try:
             async for chunk in content:
                 await self._run(draft.append, checked_chunk(chunk))
             return await self._run(draft.commit, if_absent=if_absent, if_match=if_match)
         finally:
             # Shielded: a cancelled caller must not leave the temporary file behind.
-            await asyncio.shield(self._run(draft.discard))
+            await asyncio.shield(self._discard(draft))
 
     async def _read(self, path: str) -> bytes:
         return await self._run(self._tree.read, path)
@@ -145,6 +145,13 @@ class LocalFileStore(FileStore):
             return self._pool.submit(function, *args, **kwargs)
         except RuntimeError as error:
             raise StorageClosed(f"the file store at {str(self.root)!r} is closed; open a new one") from error
+
+    def _discard(self, draft: Draft) -> Awaitable[None]:
+        """Under way when this returns; also in a store that was closed while the content came."""
+        try:
+            return asyncio.wrap_future(self._submit(self._tree.discard, draft))
+        except StorageClosed:
+            return asyncio.to_thread(self._tree.discard, draft)
 
     async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await asyncio.wrap_future(self._submit(function, *args, **kwargs))

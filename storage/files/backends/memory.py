@@ -34,7 +34,8 @@ class MemoryFileStore(FileStore):
     """A FileStore whose content lives in a dict. Use it from one event loop at a time.
 
     Args:
-        limit_bytes: most bytes of content held at once; a write beyond it raises FileStoreFull.
+        limit_bytes: most bytes of content held at once; a write beyond it raises FileStoreFull. So many again may be
+            on their way in, as streams, of all writers together.
     """
 
     def __init__(self, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
@@ -44,6 +45,7 @@ class MemoryFileStore(FileStore):
         self._files: dict[str, _File] = {}
         self._etags = count(1)
         self._held_bytes = 0
+        self._coming_bytes = 0
 
     @property
     def location(self) -> str:
@@ -77,11 +79,15 @@ class MemoryFileStore(FileStore):
 
     async def _collect(self, chunks: AsyncIterable[bytes]) -> bytes:
         data = bytearray()
-        async for chunk in chunks:
-            data += checked_chunk(chunk)
-            if len(data) > self.limit_bytes:
-                raise self._full("the streamed file")
-        return bytes(data)
+        try:
+            async for chunk in chunks:
+                data += (piece := checked_chunk(chunk))
+                self._coming_bytes += len(piece)
+                if self._coming_bytes > self.limit_bytes:
+                    raise self._full("the streamed file")
+            return bytes(data)
+        finally:
+            self._coming_bytes -= len(data)
 
     async def _read(self, path: str) -> bytes:
         found = self._files.get(path)

@@ -5,7 +5,7 @@ Objects go through obstore (Rust, several times aiobotocore's throughput); what 
 
 from __future__ import annotations
 
-import asyncio
+import re
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
@@ -19,7 +19,6 @@ from storage.errors import (
     ConfigurationError,
     FileNotFound,
     FileStoreUnavailable,
-    InvalidInput,
     PathRejected,
     StorageError,
 )
@@ -27,8 +26,9 @@ from storage.files.backends.key_order import Listed, Page, in_byte_order
 from storage.files.backends.parts import in_parts
 from storage.files.backends.retries import Retries
 from storage.files.backends.s3_endpoint import AwsCredentials, S3Endpoint
-from storage.files.backends.s3_errors import refusal, status_and_code
+from storage.files.backends.s3_errors import UploadGone, refusal, status_and_code
 from storage.files.backends.s3_requests import MOST_DELETED, ConditionFailed, S3Requests
+from storage.files.backends.s3_upload import PART_BYTES, upload
 from storage.files.concurrency import each
 from storage.files.paths import MAX_PATH_BYTES, folder_path, is_stored_path
 from storage.files.store import (
@@ -46,16 +46,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PART_BYTES: Final = 6 * 1024 * 1024
-"""Of a multipart upload (S3 wants 5 MiB at least). With what is being filled and what is on its way, a streamed write
-holds three of them, whatever its size."""
-
-PARTS_AT_ONCE: Final = 2
-"""Parts on their way at once."""
-
-MOST_PARTS: Final = 10_000
-"""Of one upload, so that a streamed file can have 58 GiB."""
-
 CHECKS_AT_ONCE: Final = 16
 """Requests of one listing under way at once."""
 
@@ -71,9 +61,12 @@ _ANY_KIND: Final = frozenset({None, "application/octet-stream", "binary/octet-st
 _REPEATED_ALREADY: Final = ", after "
 """obstore's message goes on `after 5 retries` when it has used them up."""
 
+_FOREIGN_404: Final = re.compile(r"404 Not Found:[^\S\n]*\S")
+"""obstore's message of a missing file whose answer has a body. S3's body names a code: without one it is a proxy's."""
+
 _NONCE: Final = "storage-write"
-"""Metadata of a conditional write. If the answer to the first attempt is lost, the second one meets the file that the
-first has written, and is refused: by this mark the writer recognises its own."""
+"""Metadata of a write on a condition or in parts. If the answer to the first attempt is lost, the second one meets the
+file that the first has written, and is refused: by this mark the writer recognises its own."""
 
 
 class S3FileStore(FileStore):
@@ -179,6 +172,8 @@ class S3FileStore(FileStore):
             else:
                 etag, size = await self._put_stream(path, content, kind, nonce, if_match)
         except self._refused as error:
+            if nonce is None:
+                raise refusal(path, self._bucket, *_known(error, HTTPStatus.CONFLICT)) from error
             own = await self._written_by(path, nonce)
             if own is not None:
                 return own
@@ -196,6 +191,7 @@ class S3FileStore(FileStore):
             lambda: self._obstore.put_async(
                 self._store, key, content, attributes=attributes, mode=mode, use_multipart=False
             ),
+            conditional=True,
         )
         return (put["e_tag"] or "").strip('"')
 
@@ -219,43 +215,18 @@ class S3FileStore(FileStore):
         nonce: str | None,
         if_match: str | None,
     ) -> tuple[str, int]:
-        key = self._key(path)
-        about = {**({"Content-Type": kind} if kind else {}), **({f"x-amz-meta-{_NONCE}": nonce} if nonce else {})}
-        condition = {"If-Match": f'"{if_match}"'} if if_match is not None else {"If-None-Match": "*"}
-        upload = await self._requests.begin(key, about)
-        sending: set[asyncio.Task[str]] = set()
-        sent: list[asyncio.Task[str]] = []
-        size = 0
+        mark = nonce or uuid4().hex
+        about = {**({"Content-Type": kind} if kind else {}), f"x-amz-meta-{_NONCE}": mark}
+        condition: dict[str, str] = {}
+        if nonce is not None:
+            condition = {"If-Match": f'"{if_match}"'} if if_match is not None else {"If-None-Match": "*"}
         try:
-            part: bytearray | None = first
-            while part is not None:
-                if len(sent) == MOST_PARTS:
-                    raise InvalidInput(f"{path!r} is larger than {MOST_PARTS * PART_BYTES} bytes; write it as bytes")
-                size += len(part)
-                task = asyncio.create_task(self._requests.part(key, upload, len(sent) + 1, part))
-                sent.append(task)
-                sending.add(task)
-                if len(sending) == PARTS_AT_ONCE:
-                    done, sending = await asyncio.wait(sending, return_when=asyncio.FIRST_COMPLETED)
-                    for finished in done:
-                        finished.result()
-                part = await anext(rest, None)
-            etags = [await task for task in sent]
-            return await self._requests.complete(key, upload, etags, condition if nonce else {}), size
-        except BaseException:
-            for task in sending:
-                task.cancel()
-            await asyncio.gather(*sent, return_exceptions=True)
-            # Shielded: a cancelled caller must not leave parts behind, which are paid for and not seen.
-            await asyncio.shield(asyncio.ensure_future(self._abandon(key, upload)))
-            raise
-
-    async def _abandon(self, key: str, upload: str) -> None:
-        try:
-            await self._requests.abort(key, upload)
-        except StorageError:
-            # What made the write fail is raised; a bucket's lifecycle rule removes what an outage leaves.
-            return
+            return await upload(self._requests, self._key(path), first, rest, about, condition)
+        except UploadGone:
+            own = await self._written_by(path, mark)
+            if own is None or own.etag is None:
+                raise
+            return own.etag, own.size
 
     async def _written_by(self, path: str, nonce: str | None) -> FileStat | None:
         """The file, if it is the one that the write with this mark has made."""
@@ -425,7 +396,7 @@ class S3FileStore(FileStore):
             etag=(meta["e_tag"] or "").strip('"'),
         )
 
-    async def _repeated(self, path: str, call: Callable[[], Awaitable[T]]) -> T:
+    async def _repeated(self, path: str, call: Callable[[], Awaitable[T]], *, conditional: bool = False) -> T:
         """What `call` gives; repeated where obstore does not do it.
 
         obstore repeats what HTTP calls safe. A PUT here is one too: it writes an object whole, and a conditional one
@@ -434,7 +405,7 @@ class S3FileStore(FileStore):
         for attempt in range(self._retries.attempts):
             await self._retries.pause(attempt)
             try:
-                with self._typed(path):
+                with self._typed(path, conditional=conditional):
                     return await call()
             except FileStoreUnavailable as error:
                 if attempt == self._retries.attempts - 1 or _REPEATED_ALREADY in str(error.__cause__):
@@ -442,17 +413,27 @@ class S3FileStore(FileStore):
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     @contextmanager
-    def _typed(self, path: str) -> Iterator[None]:
-        """Turn what obstore reports into this library's errors; a condition that does not hold goes through."""
+    def _typed(self, path: str, *, conditional: bool = False) -> Iterator[None]:
+        """Turn what obstore reports into this library's errors; with `conditional`, a condition that fails is left."""
         exceptions = self._obstore.exceptions
         try:
             yield
-        except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
-            raise
+        except (exceptions.AlreadyExistsError, exceptions.PreconditionError) as error:
+            if conditional:
+                raise
+            raise refusal(path, self._bucket, *_known(error, HTTPStatus.CONFLICT)) from error
         except FileNotFoundError as error:
             if isinstance(error, StorageError):
                 raise
-            raise refusal(path, self._bucket, *_known(error, 404)) from error
+            status, code = _known(error, HTTPStatus.NOT_FOUND)
+            if not code and _FOREIGN_404.search(str(error)):
+                raise FileStoreUnavailable(
+                    f"the endpoint of {self._bucket!r} answered 404 with something that is not S3's; check the"
+                    " endpoint, and what is between it and this machine"
+                ) from error
+            raise refusal(path, self._bucket, status, code) from error
+        except exceptions.UnauthenticatedError as error:  # also where the chain found no credentials to send
+            raise refusal(path, self._bucket, *_known(error, HTTPStatus.UNAUTHORIZED)) from error
         except exceptions.BaseError as error:
             raise refusal(path, self._bucket, *_known(error, 0)) from error
 

@@ -66,7 +66,7 @@ class S3Endpoint:
         )
         if given:
             parts = urlsplit(given)
-            if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+            if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
                 raise ConfigurationError(
                     "the S3 endpoint must be a URL such as https://s3.example.org:9000, without credentials"
                 )

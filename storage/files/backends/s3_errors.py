@@ -33,8 +33,14 @@ _OTHER_REGION: Final = frozenset(
     {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 )
 
+_NO_UPLOAD: Final = "NoSuchUpload"
+
 RETRIED: Final = frozenset({429, 500, 502, 503, 504})
 """Statuses of failures that may pass."""
+
+
+class UploadGone(FileStoreUnavailable):
+    """An upload in parts was ended: by somebody else, or by a request that made it a file and whose answer was lost."""
 
 
 def status_and_code(text: str) -> tuple[int, str]:
@@ -44,11 +50,16 @@ def status_and_code(text: str) -> tuple[int, str]:
     return int(status.group(1) or status.group(2)) if status else 0, code.group(1) if code else ""
 
 
-def refusal(path: str, location: str, status: int, code: str) -> StorageError:
+def refusal(path: str, location: str, status: int, code: str) -> StorageError:  # noqa: PLR0911 - one for each meaning
     """The error for an answer that was not a success; for no answer at all, `status` is 0."""
     named = f"{code or 'no code'}, HTTP {status}" if status else "no answer"
     subject = repr(path) if path else "the bucket"
-    if code in _NO_BUCKET:
+    if code == _NO_UPLOAD:
+        return UploadGone(
+            f"the upload of {subject} to {location!r} was ended by somebody else ({named}); what was there before is"
+            " unchanged. Write it again"
+        )
+    if code in _NO_BUCKET or (status == HTTPStatus.NOT_FOUND and not path):
         return BucketNotFound(
             f"there is no bucket {location!r} at the endpoint ({named}); create it, or mend file_store_path"
         )

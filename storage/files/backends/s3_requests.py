@@ -20,7 +20,7 @@ from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
 from storage.database.per_loop import PerLoop
-from storage.errors import FileStoreError, FileStoreUnavailable, StorageError
+from storage.errors import FileStoreError, FileStoreUnavailable, StorageClosed, StorageError
 from storage.files.backends.key_order import Listed, Page
 from storage.files.backends.retries import Retries
 from storage.files.backends.s3_endpoint import AwsCredentials, S3Endpoint
@@ -42,6 +42,8 @@ TIMEOUT_S: Final = 30.0
 
 SENT_PIECE_BYTES: Final = 256 * 1024
 """A body is given to the socket in pieces, so that the transport does not copy a whole part into its buffer."""
+
+_CONDITIONS: Final = frozenset({"If-Match", "If-None-Match"})
 
 # What XML 1.0 cannot carry, or not unchanged.
 _NOT_XML: Final = re.compile("[\\x00-\\x1f\\x7f\\ud800-\\udfff\\ufffe\\uffff]")
@@ -141,7 +143,10 @@ class S3Requests:
     async def part(self, key: str, upload: str, number: int, data: bytes | bytearray) -> str:
         """Send one part; returns its etag, with the quotes."""
         answer = await self._send("PUT", key, {"partNumber": str(number), "uploadId": upload}, data)
-        return answer.headers["etag"]
+        etag: str | None = answer.headers.get("etag")
+        if etag is None:
+            raise FileStoreUnavailable("the S3 endpoint's answer to a part has no ETag; is it really an S3 service?")
+        return etag
 
     async def complete(self, key: str, upload: str, etags: Sequence[str], headers: Mapping[str, str]) -> str:
         """Put the parts together, on the condition in `headers`; returns the etag of the object, without quotes."""
@@ -182,7 +187,13 @@ class S3Requests:
             signed = await asyncio.to_thread(self._signed, method, url, body, dict(headers or {}))
             try:
                 answer = await client.request(method, url, content=_in_pieces(body) if body else None, headers=signed)
-            except httpx2.TransportError as error:
+            except (httpx2.TransportError, RuntimeError) as error:
+                if client.is_closed:
+                    raise StorageClosed(
+                        f"the file store in {self._endpoint.bucket!r} was closed while it was in use; open a new one"
+                    ) from error
+                if isinstance(error, RuntimeError):
+                    raise
                 cause, failure = error, refusal(key, self._endpoint.bucket, 0, "")
                 continue
             if answer.is_success or answer.status_code in accepted:
@@ -190,7 +201,7 @@ class S3Requests:
                 return _Answer(answer.status_code, answer.headers, answer.content)
             _, code = status_and_code(answer.text)
             failure, cause = refusal(key, self._endpoint.bucket, answer.status_code, code), None
-            if answer.status_code in (409, 412):
+            if answer.status_code in (409, 412) and _CONDITIONS & set(headers or ()):
                 raise ConditionFailed(code)
             if answer.status_code not in RETRIED and code != "RequestTimeout":
                 break

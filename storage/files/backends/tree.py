@@ -8,7 +8,6 @@ All functions here block; storage.files.backends.local runs them in threads.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 import sys
@@ -19,7 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from storage.errors import Conflict, FileAccessDenied, FileStoreUnavailable
+from storage.errors import Conflict, FileAccessDenied, FileStoreUnavailable, StorageError
 from storage.files.backends.draft import (
     Draft,
     described,
@@ -29,14 +28,10 @@ from storage.files.backends.draft import (
     shared,
     typed,
 )
+from storage.files.backends.removal import FILE_FLAGS, FOLDER_FLAGS, prune, remove_folder, sweep, unlink
 from storage.files.paths import MAX_PATH_BYTES, TEMPORARY_NAME, is_stored_name
 from storage.files.store import FileStat, missing
 from storage.private_folder import FOLDER_MODE, make_private_folder
-
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-# O_NONBLOCK: opening a FIFO that somebody put there must not wait for its other end.
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-
 
 _NOT_EMPTY: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 
@@ -58,7 +53,7 @@ class Tree:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._swept: set[tuple[int, int]] = set()
+        self._next_sweep: dict[tuple[int, int], float] = {}
 
     def draft(self, path: str) -> Draft:
         """Begin to write `path`; missing folders are made."""
@@ -68,7 +63,7 @@ class Tree:
                 try:
                     folder = self._open_folder(folders, create=True)
                     try:
-                        self._sweep_once(folder)
+                        self._sweep_seldom(folder)
                         return Draft(folder, name, path)
                     except BaseException:
                         os.close(folder)
@@ -87,7 +82,15 @@ class Tree:
             draft.append(data)
             return draft.commit(if_absent=if_absent, if_match=if_match)
         finally:
-            draft.discard()
+            self.discard(draft)
+
+    def discard(self, draft: Draft) -> None:
+        """Give up a write, and the folders that only it made; does nothing after a commit."""
+        if not draft.discard():
+            return
+        folders = draft.path.split("/")[:-1]
+        with suppress(OSError, StorageError), ExitStack() as held:  # what made the write fail is raised
+            prune(self._open_chain(folders, held), folders)
 
     def open(self, path: str) -> int:
         """A descriptor to read the file with; raises FileNotFound."""
@@ -96,7 +99,7 @@ class Tree:
             try:
                 with self._folder(folders) as folder:
                     _refuse_link(name, folder, path)
-                    descriptor = os.open(name, _FILE, dir_fd=folder)
+                    descriptor = os.open(name, FILE_FLAGS, dir_fd=folder)
             except (FileNotFoundError, NotADirectoryError) as error:
                 raise missing(path) from error
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -130,7 +133,11 @@ class Tree:
         with typed(folder):
             try:
                 with self._folder(_split(folder)) as descriptor:
-                    return [path for path, _ in _entries(descriptor, folder)]
+                    return [
+                        path
+                        for path, entry in _entries(descriptor, folder)
+                        if not path.endswith("/") or _holds_files(entry.name, descriptor)
+                    ]
             except (FileNotFoundError, NotADirectoryError):
                 return []
 
@@ -165,12 +172,12 @@ class Tree:
             if stat.S_ISDIR(found.st_mode):
                 if not below:
                     return 0
-                removed = _remove_folder(chain[-1], name)
+                removed = remove_folder(chain[-1], name)
             else:
                 with shared(chain[-1]):
-                    removed = _unlink(name, chain[-1], found.st_mode)
+                    removed = unlink(name, chain[-1], found.st_mode)
             flush(chain[-1])
-            _prune(chain, folders)
+            prune(chain, folders)
             return removed
 
     def move(self, source: str, target: str) -> FileStat:
@@ -206,28 +213,31 @@ class Tree:
                         raise
                     raise folder_in_the_way(target) from error
             flush(chain[-1])
-            _prune(chain, folders)
+            prune(chain, folders)
         moved = self.stat(target)
         if moved is None:  # already replaced or deleted by somebody else
             raise missing(target)
         return moved
 
-    def _sweep_once(self, folder: int) -> None:
-        """Delete what killed writers left in a folder, at the first write into it."""
+    def _sweep_seldom(self, folder: int) -> None:
+        """Delete what killed writers left in a folder, at the first write into it and at one in LEFTOVER_SECONDS.
+
+        Once would not do: a process that is restarted at once finds what it left too young, and others die later.
+        """
         found = os.fstat(folder)
         identity = (found.st_dev, found.st_ino)
-        if identity in self._swept:
+        if time.monotonic() < self._next_sweep.get(identity, 0.0):
             return
-        if len(self._swept) >= REMEMBERED_FOLDERS:
-            self._swept.clear()
-        self._swept.add(identity)
+        if len(self._next_sweep) >= REMEMBERED_FOLDERS:
+            self._next_sweep.clear()
+        self._next_sweep[identity] = time.monotonic() + LEFTOVER_SECONDS
         before = time.time() - LEFTOVER_SECONDS
         with os.scandir(folder) as entries:
             temporary = [entry for entry in entries if TEMPORARY_NAME.fullmatch(entry.name)]
         for entry in temporary:
             with suppress(OSError):  # gone by now, or of another user: no reason to refuse the write
                 if entry.stat(follow_symlinks=False).st_mtime < before:
-                    _sweep(entry.name, folder)
+                    sweep(entry.name, folder)
 
     @contextmanager
     def _folder(self, folders: list[str], *, create: bool = False) -> Iterator[int]:
@@ -259,19 +269,19 @@ class Tree:
 
     def _open_root(self, *, create: bool) -> int:
         try:
-            return os.open(self.root, _FOLDER)
+            return os.open(self.root, FOLDER_FLAGS)
         except NotADirectoryError as error:
             raise FileStoreUnavailable(f"the root {str(self.root)!r} of the file store is not a folder") from error
         except FileNotFoundError:
             if not create:
                 raise
         make_private_folder(self.root)
-        parent = os.open(self.root.parent, _FOLDER)
+        parent = os.open(self.root.parent, FOLDER_FLAGS)
         try:
             flush(parent)
         finally:
             os.close(parent)
-        return os.open(self.root, _FOLDER)
+        return os.open(self.root, FOLDER_FLAGS)
 
 
 def _split(folder: str) -> list[str]:
@@ -295,7 +305,7 @@ def _open_below(name: str, parent: int, *, create: bool) -> int:
 
 def _opened_as_named(name: str, parent: int, *, create: bool) -> int:
     """The folder, and for a write not one that is spelled otherwise."""
-    descriptor = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=parent)
+    descriptor = os.open(name, FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=parent)
     if create:
         try:
             refuse_other_spelling(name, parent, name)
@@ -330,6 +340,29 @@ def _entries(descriptor: int, folder: str) -> list[tuple[str, os.DirEntry[str]]]
     return sorted(found, key=lambda pair: pair[0])
 
 
+def _holds_files(name: str, parent: int) -> bool:
+    """Whether a file is below a folder, at any depth: a folder that a killed writer made is none of the store's."""
+    try:
+        folder = os.open(name, FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=parent)
+    except (FileNotFoundError, NotADirectoryError):  # deleted or replaced since it was seen
+        return False
+    except PermissionError:
+        return True  # who may not look says so when it is listed itself
+    try:
+        below = []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if _as_stored(entry.name) is None:
+                    continue
+                if entry.is_file(follow_symlinks=False):
+                    return True
+                if entry.is_dir(follow_symlinks=False):
+                    below.append(entry.name)
+        return any(_holds_files(each, folder) for each in below)
+    finally:
+        os.close(folder)
+
+
 def _as_stored(name: str) -> str | None:
     """The name as it was given to write(); None for a name that cannot have been, which is somebody else's file."""
     normal = name if name.isascii() else unicodedata.normalize("NFC", name)
@@ -337,74 +370,6 @@ def _as_stored(name: str) -> str | None:
     if (normal != name and sys.platform != "darwin") or not is_stored_name(normal):
         return None
     return normal
-
-
-def _remove_folder(parent: int, name: str) -> int:
-    """Delete a folder and all below it, except what a writer is writing at this moment."""
-    removed = 0
-    try:
-        folder = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=parent)
-    except FileNotFoundError:
-        return 0
-    try:
-        with os.scandir(folder) as entries:
-            listed = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-        for child, is_folder in listed:
-            if is_folder:
-                removed += _remove_folder(folder, child)
-            elif TEMPORARY_NAME.fullmatch(child):
-                _sweep(child, folder)
-            else:
-                with suppress(FileNotFoundError), shared(folder):
-                    removed += _unlink(child, folder, os.stat(child, dir_fd=folder, follow_symlinks=False).st_mode)
-    finally:
-        os.close(folder)
-    _remove_empty(name, parent)
-    return removed
-
-
-def _unlink(name: str, parent: int, mode: int) -> int:
-    """Delete one entry (of a link: the link); returns 1 if it was a file."""
-    try:
-        os.unlink(name, dir_fd=parent)
-    except FileNotFoundError:
-        return 0
-    return int(stat.S_ISREG(mode))
-
-
-def _sweep(name: str, parent: int) -> None:
-    """Delete a temporary file whose writer is dead."""
-    try:
-        descriptor = os.open(name, _FILE, dir_fd=parent)
-    except FileNotFoundError:
-        return
-    try:
-        with suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=parent)
-    finally:
-        os.close(descriptor)
-
-
-def _prune(chain: list[int], folders: list[str]) -> None:
-    """Remove the folders on the way to a removed file that are empty now, from the innermost outwards."""
-    for parent, name in zip(reversed(chain[:-1]), reversed(folders), strict=True):
-        if not _remove_empty(name, parent):
-            return
-
-
-def _remove_empty(name: str, parent: int) -> bool:
-    """Remove a folder if it is empty; returns whether it is gone."""
-    try:
-        os.rmdir(name, dir_fd=parent)
-    except FileNotFoundError:
-        return True
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            return False
-        raise
-    return True
 
 
 def _file_in_the_way(path: str) -> Conflict:

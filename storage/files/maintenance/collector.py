@@ -57,6 +57,9 @@ DEFAULT_GRACE: Final = timedelta(days=1)
 MARGIN: Final = timedelta(minutes=10)
 """How much longer than a transaction the grace is, at least: clocks differ, and a write may wait in a queue."""
 
+LONGEST_GRACE: Final = timedelta(days=36_500)
+"""A hundred years; much more would reach back behind the year 1."""
+
 PAGE: Final = 500
 """Keys asked about with one statement, which takes milliseconds; of rows, also those removed in one transaction."""
 
@@ -159,6 +162,8 @@ async def collect(
         DatabaseError: the database cannot be read or written; likewise.
     """
     shortest = shortest_grace(database)
+    if grace > LONGEST_GRACE:
+        raise InvalidInput(f"a grace of {grace} is longer than {LONGEST_GRACE.days:,} days; give less")
     if grace < shortest:
         raise InvalidInput(
             f"a grace of {grace} is too short: a transaction may still name a blob that it has put "

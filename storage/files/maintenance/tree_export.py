@@ -24,6 +24,7 @@ from storage.errors import (
     Conflict,
     EncryptionError,
     FileCorrupted,
+    FileExists,
     FileStoreUnavailable,
     InvalidInput,
 )
@@ -214,6 +215,12 @@ class _Run:
             if self._there[path] != entry.digest:
                 self._different.append(path)
 
+    async def _compare_again(self, entry: Entry, refused: FileExists) -> None:
+        """With what another export has put there just now; raises what refused the write if that is no file."""
+        await self._compare(entry)
+        if entry.stat.path not in self._there:
+            raise refused
+
     def _refuse(self) -> None:
         if self._in_the_way:
             raise Conflict(
@@ -239,6 +246,9 @@ class _Run:
                 break
             try:
                 await self._write(entry)
+            except FileExists as error:
+                await self._compare_again(entry, error)
+                continue
             except (FileCorrupted, EncryptionError) as error:
                 # A row that was changed since it was read may name what is rightly gone, or a key that was replaced.
                 present = await present_entry(self._database, self._user_id, path)

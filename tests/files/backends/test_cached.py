@@ -15,6 +15,8 @@ import textwrap
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -189,6 +191,40 @@ async def test_who_has_to_see_what_is_really_there_takes_the_store_behind() -> N
     inner = MemoryFileStore()
     assert uncached(CachedFileStore(inner, LIMIT)) is inner
     assert uncached(inner) is inner
+
+
+class WholeSecondsStore(CountingStore):
+    """Tells etags of the bytes and times in whole seconds, as S3 does, of a clock that the test sets."""
+
+    time = datetime(2026, 1, 1, tzinfo=UTC)
+
+    async def _stat(self, path: str) -> FileStat | None:
+        found = await super()._stat(path)
+        return found and replace(found, etag=str(self._files[path].data), updated_at=self.time)
+
+
+async def test_a_change_and_its_reversal_within_a_second_do_not_leave_the_content_between_them(
+    cached: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = WholeSecondsStore()
+    clock = inner.time
+    monkeypatch.setattr("storage.files.backends.cached.now", lambda: clock)
+    async with cached(inner) as store:
+        await inner.write("a", b"one")
+
+        async def read_between(path: str) -> bytes:
+            await inner.write(path, b"two")
+            content = await MemoryFileStore._read(inner, path)
+            await inner.write(path, b"one")
+            return content
+
+        with monkeypatch.context() as patch:
+            patch.setattr(inner, "_read", read_between)
+            assert await store.read("a") == b"two"
+        assert await store.read("a") == b"one"
+        clock += timedelta(seconds=3)
+        assert [await store.read("a") for _ in range(2)] == [b"one"] * 2
+        assert inner.requests["read"] == 2
 
 
 # ---- one fetch for all
@@ -368,6 +404,17 @@ async def test_a_damaged_file_of_the_folder_is_fetched_again(tmp_path: Path, dam
         assert await store.read("a") == b"content"
         assert await store.read("a") == b"content"
         assert inner.requests["read"] == 2
+
+
+async def test_a_file_of_the_folder_that_was_made_enormous_is_not_read(tmp_path: Path) -> None:
+    inner = CountingStore()
+    async with CachedFileStore(inner, LIMIT, tmp_path, immutable=True) as store:
+        await store.write("a", b"content")
+        await store.read("a")
+        [file] = kept_files(tmp_path)
+        os.truncate(file, 2**42)  # a hole: more than there is memory
+        assert await store.read("a") == b"content"
+        assert kept_files(tmp_path)[0].stat().st_size < 100
 
 
 async def test_a_file_of_the_folder_is_not_taken_for_another_one(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ The emulator checks no credentials, so what a refusal of them looks like is the 
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -37,6 +38,14 @@ HASTY = Retries(first_pause_s=0.01, longest_pause_s=0.1, give_up_s=0.2)
 
 # Google's client leaves the connection of a failed download to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _collected() -> Iterator[None]:
+    """While the mark above still holds."""
+    yield
+    gc.collect()
+
 
 _names = (f"faulty-{number}" for number in itertools.count(1))
 
@@ -182,3 +191,49 @@ async def test_a_source_that_fails_leaves_nothing(store: GoogleCloudFileStore) -
     with pytest.raises(RuntimeError, match="the source broke"):
         await store.write("broken", breaking())
     assert await store.list() == []
+
+
+@pytest.mark.parametrize(("status", "expected"), [(500, FileStoreUnavailable), (401, FileAccessDenied)])
+async def test_what_fails_while_a_missing_file_is_told_from_a_missing_bucket_has_its_own_error(
+    bucket: str, proxy: FaultProxy, status: int, expected: type[StorageError]
+) -> None:
+    async with GoogleCloudFileStore(bucket, endpoint_url=proxy.url, retries=HASTY) as store:
+        proxy.inject(Fault("status", status=404), Fault("status", status=status, times=9999))
+        with pytest.raises(expected):
+            await store.read("file")
+
+
+async def test_a_bucket_that_was_deleted_since_is_no_missing_file(
+    store: GoogleCloudFileStore, proxy: FaultProxy
+) -> None:
+    await store.exists("file")  # there is such a bucket
+    proxy.inject(Fault("status", status=404, times=9))
+    with pytest.raises(BucketNotFound):
+        await store.list()
+
+
+async def test_the_error_of_a_source_is_not_hidden_by_an_outage(store: GoogleCloudFileStore, proxy: FaultProxy) -> None:
+    async def breaking() -> AsyncIterator[bytes]:
+        yield LARGE
+        proxy.inject(Fault("lost", method="DELETE", times=9999))
+        raise RuntimeError("the source broke")
+
+    with pytest.raises(RuntimeError, match="the source broke"):
+        await store.write("broken", breaking())
+    assert proxy.hits
+
+
+async def test_a_writer_that_is_cancelled_while_the_upload_begins_ends_it(
+    store: GoogleCloudFileStore, proxy: FaultProxy
+) -> None:
+    proxy.inject(
+        Fault("delay", method="POST", query="uploadType=resumable", delay_s=0.5), Fault("delay", method="DELETE")
+    )
+    writing = asyncio.create_task(store.write("cancelled", pieces(LARGE)))
+    while not proxy.hits:
+        await asyncio.sleep(0.01)
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    assert proxy.hits == 2  # the upload was begun, and then deleted
+    assert not await store.exists("cancelled")

@@ -22,6 +22,7 @@ from storage.errors import (
     ConfigurationError,
     Conflict,
     FileAccessDenied,
+    FileChanged,
     FileNotFound,
     FileStoreUnavailable,
     PathRejected,
@@ -29,6 +30,7 @@ from storage.errors import (
 )
 from storage.files.backends.draft import other_spelling
 from storage.files.backends.local import LocalFileStore
+from storage.files.backends.removal import remove_folder, unlink
 from storage.files.backends.tree import LEFTOVER_SECONDS
 from storage.testing.files import FileStoreContract, pieces
 
@@ -242,6 +244,71 @@ async def test_the_first_write_into_a_folder_removes_what_killed_writers_left_th
             assert old.exists()
             await store.write("blobs/file", pieces(b"con", b"tent"))
     assert names(folder) == [*sorted(path.name for path in (young, locked, other)), "file"]
+
+
+async def test_what_was_too_young_at_the_first_write_is_removed_by_a_later_one(
+    store: LocalFileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.write("blobs/first", b"")
+    leftover = store.root / "blobs" / (".storage-tmp-" + "0" * 32)
+    leftover.write_bytes(b"half")
+    os.utime(leftover, (0, time.time() - LEFTOVER_SECONDS - 60))
+    await store.write("blobs/second", b"")
+    assert leftover.exists()  # not looked at by every write
+    later = time.monotonic() + LEFTOVER_SECONDS + 1
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    await store.write("blobs/third", b"")
+    assert not leftover.exists()
+
+
+async def test_a_write_that_fails_leaves_no_folders_behind(store: LocalFileStore) -> None:
+    async def breaking() -> AsyncIterator[bytes]:
+        yield b"half"
+        raise RuntimeError("the source broke")
+
+    await store.write("kept/file", b"")
+    for path in ("new/deep/file", "kept/deep/file"):
+        with pytest.raises(RuntimeError, match="the source broke"):
+            await store.write(path, breaking())
+        with pytest.raises(FileChanged):
+            await store.write(path, b"", if_match="etag")
+    assert names(store.root) == ["kept", "kept/file"]
+
+
+async def test_a_folder_without_files_is_not_shown(store: LocalFileStore) -> None:
+    (store.root / "a" / "b" / "c").mkdir(parents=True)  # as a writer leaves them that was killed just then
+    (store.root / "a" / "b" / (".storage-tmp-" + "0" * 32)).write_bytes(b"half")
+    assert await store.list() == []
+    await store.write("a/b/d/file", b"")
+    assert await store.list() == ["a/"]
+    assert await store.list("a/b") == ["a/b/d/"]
+
+
+async def test_a_write_that_the_store_was_closed_under_leaves_nothing(tmp_path: Path) -> None:
+    store = LocalFileStore(tmp_path)
+
+    async def closing() -> AsyncIterator[bytes]:
+        yield b"half"
+        await store.close()
+        yield b"the rest"
+
+    before = len(list(Path("/dev/fd").iterdir()))
+    with pytest.raises(StorageClosed):
+        await store.write("folder/file", closing())
+    assert names(tmp_path) == []
+    assert len(list(Path("/dev/fd").iterdir())) == before
+
+
+def test_what_another_one_replaced_since_it_was_seen_is_left_to_that_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"where a folder was")
+    (tmp_path / "folder").mkdir()  # where a file was
+    parent = os.open(tmp_path, os.O_RDONLY)
+    try:
+        assert remove_folder(parent, "file") == 0
+        assert unlink("folder", parent, stat.S_IFREG) == 0
+    finally:
+        os.close(parent)
+    assert names(tmp_path) == ["file", "folder"]
 
 
 async def test_a_leftover_that_cannot_be_removed_is_no_reason_to_refuse_a_write(store: LocalFileStore) -> None:

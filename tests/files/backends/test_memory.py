@@ -46,3 +46,17 @@ async def test_deleting_and_replacing_give_room_back() -> None:
 def test_a_negative_limit_is_refused() -> None:
     with pytest.raises(InvalidInput, match="limit_bytes"):
         MemoryFileStore(limit_bytes=-1)
+
+
+async def test_streams_that_come_at_once_do_not_exceed_the_limit_together() -> None:
+    store = MemoryFileStore(limit_bytes=100)
+
+    async def beside_another() -> AsyncIterator[bytes]:
+        yield bytes(60)
+        with pytest.raises(FileStoreFull):
+            await store.write("second", pieces(bytes(30), bytes(30)))
+        yield b"end"
+
+    await store.write("first", beside_another())
+    assert (await store.stat("first")).size == 63
+    await store.write("third", pieces(bytes(30)))

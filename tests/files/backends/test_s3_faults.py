@@ -10,18 +10,22 @@ import pytest
 
 from storage.errors import (
     BucketNotFound,
+    ConfigurationError,
     FileAccessDenied,
     FileChanged,
     FileExists,
     FileNotFound,
+    FileStoreError,
     FileStoreFull,
     FileStoreThrottled,
     FileStoreUnavailable,
     InvalidInput,
+    StorageClosed,
     StorageError,
 )
 from storage.files.backends.retries import Retries
-from storage.files.backends.s3 import PART_BYTES, S3FileStore
+from storage.files.backends.s3 import S3FileStore
+from storage.files.backends.s3_upload import PART_BYTES, _ending
 from storage.testing.files import pieces
 from tests.files.backends.s3_buckets import BUCKET, QUICK, client, empty_bucket
 from tests.servers.faults import PASSING, Fault, FaultProxy, in_short
@@ -158,7 +162,103 @@ async def test_a_source_that_fails_leaves_no_upload(store: S3FileStore, proxy: F
     assert "broken" not in uploads(proxy)
 
 
+async def until_hit(proxy: FaultProxy) -> None:
+    while not proxy.hits:
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("when", [{"method": "POST", "query": "uploads"}, {"method": "PUT"}], ids=["begin", "part"])
+async def test_a_writer_that_is_cancelled_twice_leaves_no_upload(
+    store: S3FileStore, proxy: FaultProxy, when: dict[str, str]
+) -> None:
+    proxy.inject(Fault("delay", delay_s=0.5, times=2, **when))  # type: ignore[arg-type]
+    writing = asyncio.create_task(store.write("cancelled", pieces(LARGE, LARGE)))
+    await until_hit(proxy)
+    await asyncio.sleep(0.1)  # the server has begun
+    writing.cancel()
+    await asyncio.sleep(0)
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    for _ in range(100):
+        if not _ending:
+            break
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(0.5)  # what the proxy delays comes later than what was sent after it
+    assert "cancelled" not in uploads(proxy)
+
+
+async def test_an_upload_whose_last_answer_was_lost_is_recognised_without_a_condition(
+    store: S3FileStore, proxy: FaultProxy
+) -> None:
+    proxy.inject(Fault("lost", method="POST", query="uploadId"))
+    written = await store.write("file", pieces(LARGE))
+    assert proxy.hits == 1
+    found = await store.stat("file")
+    assert (written.size, written.etag) == (len(LARGE), found.etag)
+    # SeaweedFS completes twice; others no longer know the upload, as the second fault has it.
+    proxy.inject(
+        Fault("lost", method="POST", query="uploadId"),
+        Fault("status", status=404, code="NoSuchUpload", method="POST", query="uploadId"),
+    )
+    written = await store.write("file", pieces(LARGE + b"!"))
+    assert proxy.hits == 2
+    assert (written.size, written.etag) == (len(LARGE) + 1, (await store.stat("file")).etag)
+
+
+async def test_an_upload_that_somebody_else_ended_is_no_missing_file(store: S3FileStore, proxy: FaultProxy) -> None:
+    proxy.inject(Fault("status", status=404, code="NoSuchUpload", query="partNumber=2"))
+    with pytest.raises(FileStoreUnavailable, match="ended"):
+        await store.write("file", pieces(LARGE))
+    assert not await store.exists("file")
+
+
 # ---- refusals that do not pass, told apart
+
+
+async def test_a_conflict_without_a_condition_is_not_called_a_failed_condition(
+    store: S3FileStore, proxy: FaultProxy
+) -> None:
+    await store.write("file", b"old")
+    asking: list[Any] = [store.write("file", b""), store.copy("file", "copy"), store.delete("file"), store.list()]
+    for each in asking:
+        proxy.inject(Fault("status", status=409, code="OperationAborted", times=9))
+        with pytest.raises(FileStoreError, match="409") as raised:
+            await each
+        assert type(raised.value) is FileStoreError
+
+
+async def test_an_answer_that_is_not_from_s3_is_not_a_missing_file(store: S3FileStore, proxy: FaultProxy) -> None:
+    await store.write("file", b"content")
+    async with S3FileStore(BUCKET, endpoint_url=proxy.url, retries=QUICK) as other:
+        asking: list[Any] = [other.read("file"), anext(other.stream("file")), other.list(), other.exists("file")]
+        for each in asking:
+            proxy.inject(Fault("status", status=404, code="", times=9))
+            with pytest.raises((FileStoreUnavailable, BucketNotFound)):
+                await each
+
+
+async def test_without_credentials_access_is_denied_by_every_method(
+    store: S3FileStore, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, "/nonexistent")
+    async with S3FileStore(BUCKET, endpoint_url=proxy.url, retries=QUICK) as nobody:
+        asking: list[Any] = [nobody.write("file", b""), nobody.read("file"), nobody.stat("file"), nobody.list()]
+        asking += [nobody.write("file", pieces(LARGE)), nobody.signed_url("file")]
+        for each in asking:
+            with pytest.raises(FileAccessDenied, match="credentials"):
+                await each
+
+
+@pytest.mark.parametrize("url", ["http://user:secret@host", "http://:secret@host", "http://@host"])
+def test_an_endpoint_with_credentials_is_refused_without_repeating_them(url: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        S3FileStore(BUCKET, endpoint_url=url, region="r")
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -236,6 +336,16 @@ async def test_an_endpoint_that_nobody_serves_is_an_outage(store: S3FileStore) -
         for asking in (unreachable.read, unreachable.exists, unreachable.list):
             with pytest.raises(FileStoreUnavailable):
                 await asking("file")
+
+
+async def test_what_is_under_way_when_the_store_is_closed_is_told_so(store: S3FileStore, proxy: FaultProxy) -> None:
+    await store.list()
+    proxy.inject(Fault("delay", delay_s=0.3))
+    listing = asyncio.create_task(store.list())
+    await until_hit(proxy)
+    await store.close()
+    with pytest.raises(StorageClosed):
+        await listing
 
 
 async def test_without_retries_the_first_failure_is_reported(

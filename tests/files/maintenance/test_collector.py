@@ -264,6 +264,11 @@ async def test_the_blobs_of_another_database_are_left(database_url: str) -> None
         assert (await stranger.collect_later(empty_catalog=True)).blobs == 1
 
 
+async def test_a_grace_of_ages_is_refused(place: Place) -> None:
+    with pytest.raises(InvalidInput, match="36,500 days"):
+        await place.collect(grace=timedelta(days=999_999))
+
+
 async def test_a_dry_run_counts_and_removes_nothing(place: Place) -> None:
     for number in range(3):
         await place.blobs.write(blob_key(), b"%d" % number)

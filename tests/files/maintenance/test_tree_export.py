@@ -119,6 +119,17 @@ async def test_it_goes_on_where_it_stopped(files: FileCatalog, folder: Path, exp
     assert (folder / "a").stat().st_ino == before.st_ino
 
 
+async def test_two_at_once_into_one_folder_write_each_file_once(
+    files: FileCatalog, folder: Path, exporting: Exporting
+) -> None:
+    contents = {f"folder/{number}": str(number).encode() for number in range(40)}
+    await files.write_many(contents.items())
+    done = await asyncio.gather(exporting(), exporting())
+    assert sum(each.files for each in done) == 40
+    assert [each.files + each.already for each in done] == [40, 40]
+    assert tree(folder) == contents
+
+
 async def test_another_content_is_refused_before_anything_is_written(
     files: FileCatalog, folder: Path, exporting: Exporting
 ) -> None:
