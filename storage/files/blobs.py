@@ -185,7 +185,7 @@ class Contents:
         except FileNotFound as error:
             raise _missing(entry) from error
         if whole and (length != size or digest.digest() != entry.digest):
-            raise _altered(entry)
+            raise await self._altered(entry)
 
     async def _pieces(
         self, entry: Entry, opening: Opening | None, start: int, end: int, chunk_size: int
@@ -211,7 +211,15 @@ class Contents:
                     for offset in range(0, len(piece), chunk_size):
                         yield piece[offset : offset + chunk_size]
         except Tampered as error:
-            raise _altered(entry) from error
+            raise await self._altered(entry) from error
+
+    async def _altered(self, entry: Entry) -> FileCorrupted:
+        """The error. A cache before the backend fetches the blob anew at its next read: it may be the one at fault."""
+        from storage.files.backends.cached import CachedFileStore
+
+        if isinstance(self.backend, CachedFileStore) and not is_in_database(entry.blob_key):
+            await self.backend.forget(entry.blob_key)
+        return _altered(entry)
 
     async def _keys(self, executor: Executor, user_id: str, entries: Sequence[Entry]) -> KeySet | None:
         sealed = [entry.content_key for entry in entries if entry.content_key is not None]
@@ -226,9 +234,9 @@ class Contents:
             try:
                 content = await _in_thread_if_long(open_bytes, *opening, content)
             except Tampered as error:
-                raise _altered(entry) from error
+                raise await self._altered(entry) from error
         if len(content) != entry.stat.size or await sha256(content) != entry.digest:
-            raise _altered(entry)
+            raise await self._altered(entry)
         return content
 
     async def _stored(self, executor: Executor, user_id: str, entry: Entry) -> bytes:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from storage.database.statement import Statement
 from storage.database.unit import Executor, Unit
-from storage.errors import ConfigurationError, FileStoreUnavailable, InvalidInput, KeyMissing
+from storage.errors import ConfigurationError, FileCorrupted, FileStoreUnavailable, InvalidInput, KeyMissing
 from storage.files import sql
 from storage.files.blobs import BLOB_CONCURRENCY, ContentRules, Contents, sha256
 from storage.files.concurrency import each
@@ -235,7 +235,7 @@ class FileCatalog(FileStore):
             contents = await self._contents.read_all(self._executor, self._user_id, list(entries.values()))
             return dict(zip(entries, contents, strict=True))
 
-        contents = await _again_without_key(read)
+        contents = await _once_more(read)
         return {path: contents[normal] for path, normal in wanted.items() if normal in contents}
 
     async def stat_many(self, paths: Iterable[str]) -> dict[str, FileStat]:
@@ -326,7 +326,7 @@ class FileCatalog(FileStore):
         async def read() -> bytes:
             return await self._contents.read(self._executor, self._user_id, await self._find(path))
 
-        return await _again_without_key(read)
+        return await _once_more(read)
 
     async def _stream(self, path: str, start: int, end: int | None, chunk_size: int) -> AsyncGenerator[bytes, None]:
         async def begin() -> tuple[AsyncGenerator[bytes, None], bytes]:
@@ -335,7 +335,7 @@ class FileCatalog(FileStore):
             )
             return content, await anext(content, b"")
 
-        content, first = await _again_without_key(begin)
+        content, first = await _once_more(begin)
         async with aclosing(chained([first] if first else [], content)) as pieces, aclosing(content):
             async for piece in pieces:
                 yield piece
@@ -461,11 +461,15 @@ class FileCatalog(FileStore):
         return await self._contents.run(self._executor, self._user_id, blobs, limited)
 
 
-async def _again_without_key(read: Callable[[], Awaitable[T]]) -> T:
-    """What `read` gives, rows and contents: a rotation may have replaced a row's key since the row was read."""
+async def _once_more(read: Callable[[], Awaitable[T]]) -> T:
+    """What `read` gives, rows and contents.
+
+    Since a row was read, a rotation may have replaced its key, or the file was overwritten and its content collected.
+    And a cache that gave something wrong has forgotten it by now.
+    """
     try:
         return await read()
-    except KeyMissing:
+    except (KeyMissing, FileCorrupted):
         return await read()
 
 

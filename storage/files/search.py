@@ -26,7 +26,7 @@ from storage.errors import InvalidInput
 from storage.files.glob_pattern import LIKE_ESCAPE, parse_glob
 from storage.files.paths import LAST_CHARACTER, MAX_PATH_BYTES, file_path, under
 from storage.files.rows import decode
-from storage.files.sql import AFTER_FILE, _facts, _file, _of_user
+from storage.files.sql import AFTER_FILE, FACTS, FILE, OF_USER
 from storage.files.store import FileStat
 
 FileSort: TypeAlias = Literal["path", "size", "updated_at"]
@@ -205,7 +205,7 @@ _COLUMNS: Final = {
 
 
 def _condition(name: str, sort: FileSort) -> Any:
-    column = _file.c[_COLUMNS[name]]
+    column = FILE.c[_COLUMNS[name]]
     parameter = bindparam(name, type_=column.type)
     compared = column if _RANGES.get(name) == sort else unindexed(column)
     match name:
@@ -224,10 +224,10 @@ def _condition(name: str, sort: FileSort) -> Any:
 @lru_cache(maxsize=SHAPES_KEPT)
 def page_statement(shape: frozenset[str], sort: FileSort, *, descending: bool) -> Statement:
     """A page: what storage.files.rows.decode takes. Parameters: user_id, low, high, limit, and those of the shape."""
-    statement = select(*_facts).where(_of_user)
+    statement = select(*FACTS).where(OF_USER)
     for name in sorted((shape | {"low", "high"}) & _COLUMNS.keys()):
         statement = statement.where(_condition(name, sort))
-    order = [_file.c.path] if sort == "path" else [_file.c[sort], _file.c.path]
+    order = [FILE.c.path] if sort == "path" else [FILE.c[sort], FILE.c.path]
     if "after_value" in shape:
         place = tuple_(*order)
         after = tuple_(bindparam("after_value", type_=order[0].type), bindparam("after_path", type_=order[1].type))

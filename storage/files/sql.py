@@ -26,63 +26,63 @@ from storage.database.statement import Statement
 from storage.database.types import PlainText
 from storage.files.table import FileContentTable, FileTable
 
-_file = FileTable.__table__  # type: ignore[attr-defined]
+FILE: Final[Any] = FileTable.__table__  # type: ignore[attr-defined]
 _content = FileContentTable.__table__  # type: ignore[attr-defined]
-_of_user = _file.c.user_id == bindparam("user_id")
-_at_path = and_(_of_user, _file.c.path == bindparam("path"))
+OF_USER: Final = FILE.c.user_id == bindparam("user_id")
+_at_path = and_(OF_USER, FILE.c.path == bindparam("path"))
 
-_facts = (
-    _file.c.path,
-    _file.c.size,
-    _file.c.updated_at,
-    _file.c.sha256,
-    _file.c.media_type,
-    _file.c.created_at,
-    _file.c.version,
-    _file.c.blob_key,
-    _file.c.content_key,
+FACTS: Final = (
+    FILE.c.path,
+    FILE.c.size,
+    FILE.c.updated_at,
+    FILE.c.sha256,
+    FILE.c.media_type,
+    FILE.c.created_at,
+    FILE.c.version,
+    FILE.c.blob_key,
+    FILE.c.content_key,
 )
 """What storage.files.rows decodes into an Entry, in this order."""
 
-_with_content = _file.outerjoin(
-    _content, and_(_content.c.user_id == _file.c.user_id, _content.c.blob_key == _file.c.blob_key)
+_with_content = FILE.outerjoin(
+    _content, and_(_content.c.user_id == FILE.c.user_id, _content.c.blob_key == FILE.c.blob_key)
 )
 
 # ---- one file
 
-FIND: Final = Statement("file.find", select(*_facts).where(_at_path))
-READ: Final = Statement("file.read", select(*_facts, _content.c.content).select_from(_with_content).where(_at_path))
-LOCK: Final = Statement("file.lock", select(*_facts).where(_at_path).with_for_update())
+FIND: Final = Statement("file.find", select(*FACTS).where(_at_path))
+READ: Final = Statement("file.read", select(*FACTS, _content.c.content).select_from(_with_content).where(_at_path))
+LOCK: Final = Statement("file.lock", select(*FACTS).where(_at_path).with_for_update())
 
 _new: dict[str, Any] = {
-    column.name: bindparam(column.name) for column in _file.c if column.name not in ("version", "created_at")
+    column.name: bindparam(column.name) for column in FILE.c if column.name not in ("version", "created_at")
 }
 # PostgreSQL's insert, because the generic one has no ON CONFLICT; SQLite's compiler writes the same words for it.
-_insert = insert(_file).values(**_new, version=1, created_at=bindparam("updated_at"))
+_insert = insert(FILE).values(**_new, version=1, created_at=bindparam("updated_at"))
 _upsert = _insert.on_conflict_do_update(
-    index_elements=[_file.c.user_id, _file.c.path],
+    index_elements=[FILE.c.user_id, FILE.c.path],
     set_={
         **{name: _insert.excluded[name] for name in _new if name not in ("user_id", "path")},
-        "version": _file.c.version + 1,
+        "version": FILE.c.version + 1,
     },
 )
 
-SAVE: Final = Statement("file.save", _upsert.returning(_file.c.version, _file.c.created_at))
-CREATE: Final = Statement("file.create", _insert.on_conflict_do_nothing().returning(*_facts))
-REMOVE: Final = Statement("file.remove", delete(_file).where(_at_path).returning(_file.c.path, _file.c.version))
+SAVE: Final = Statement("file.save", _upsert.returning(FILE.c.version, FILE.c.created_at))
+CREATE: Final = Statement("file.create", _insert.on_conflict_do_nothing().returning(*FACTS))
+REMOVE: Final = Statement("file.remove", delete(FILE).where(_at_path).returning(FILE.c.path, FILE.c.version))
 
 # ---- many files
 
-FIND_ALL: Final = Statement("file.find_all", select(*_facts).where(_of_user, any_of(_file.c.path, bindparam("paths"))))
+FIND_ALL: Final = Statement("file.find_all", select(*FACTS).where(OF_USER, any_of(FILE.c.path, bindparam("paths"))))
 READ_ALL: Final = Statement(
     "file.read_all",
-    select(*_facts, _content.c.content)
+    select(*FACTS, _content.c.content)
     .select_from(_with_content)
-    .where(_of_user, any_of(_file.c.path, bindparam("paths"))),
+    .where(OF_USER, any_of(FILE.c.path, bindparam("paths"))),
 )
 LOCK_ALL: Final = Statement(
     "file.lock_all",
-    select(*_facts).where(_of_user, any_of(_file.c.path, bindparam("paths"))).with_for_update(),
+    select(*FACTS).where(OF_USER, any_of(FILE.c.path, bindparam("paths"))).with_for_update(),
 )
 SAVE_ALL: Final = Statement("file.save_all", _upsert.inline())
 
@@ -90,27 +90,27 @@ REMOVE_TREE: Final = Statement(
     "file.remove_tree",
     # Two ranges and not one from the file to the folder's end, which would read every name-sake (`a-…` between `a`
     # and `a/…`) only to leave it out.
-    delete(_file)
+    delete(FILE)
     .where(
         or_(
             _at_path,
-            and_(_of_user, _file.c.path >= bindparam("low"), _file.c.path < bindparam("high")),
+            and_(OF_USER, FILE.c.path >= bindparam("low"), FILE.c.path < bindparam("high")),
         )
     )
-    .returning(_file.c.path, _file.c.version),
+    .returning(FILE.c.path, FILE.c.version),
 )
 REMOVE_CONVERSATION: Final = Statement(
     "file.remove_conversation",
-    delete(_file)
-    .where(_of_user, _file.c.conversation_id == bindparam("conversation_id"))
-    .returning(_file.c.path, _file.c.version),
+    delete(FILE)
+    .where(OF_USER, FILE.c.conversation_id == bindparam("conversation_id"))
+    .returning(FILE.c.path, FILE.c.version),
 )
 
 WALK: Final = Statement(
     "file.walk",
-    select(*_facts)
-    .where(_of_user, _file.c.path >= bindparam("low"), _file.c.path < bindparam("high"))
-    .order_by(_file.c.path)
+    select(*FACTS)
+    .where(OF_USER, FILE.c.path >= bindparam("low"), FILE.c.path < bindparam("high"))
+    .order_by(FILE.c.path)
     .limit(bindparam("limit", type_=Integer)),
 )
 
@@ -168,7 +168,7 @@ def _children() -> Any:
     folder_length: Any = bindparam("folder_length", type_=Integer)
 
     def first_from(low: ColumnElement[Any]) -> Any:
-        found = _file.alias()
+        found = FILE.alias()
         return (
             select(found.c.path)
             .where(
@@ -204,9 +204,9 @@ CHILDREN: Final = Statement("file.children", _children())
 
 # ---- sums
 
-_sums = (func.count(), cast(func.coalesce(func.sum(_file.c.size), 0), BigInteger))
+_sums = (func.count(), cast(func.coalesce(func.sum(FILE.c.size), 0), BigInteger))
 
-USAGE: Final = Statement("file.usage", select(*_sums).select_from(_file).where(_of_user))
+USAGE: Final = Statement("file.usage", select(*_sums).select_from(FILE).where(OF_USER))
 
 _FILE_QUOTA: Final = int.from_bytes(b"filequot")
 """Tells the lock from the other advisory locks of the database."""
@@ -217,9 +217,9 @@ QUOTA_LOCK: Final = Statement(
 SIZES: Final = Statement(
     "file.sizes",
     # The version is for SQLite: without it the index of the sizes has all that is asked for, and is read as a whole.
-    select(_file.c.size, _file.c.version).where(_of_user, any_of(_file.c.path, bindparam("paths"))),
+    select(FILE.c.size, FILE.c.version).where(OF_USER, any_of(FILE.c.path, bindparam("paths"))),
 )
 """The sizes of the files at `paths`, those that are there."""
 
-TOTAL: Final = Statement("report.file_total", select(*_sums).select_from(_file))
+TOTAL: Final = Statement("report.file_total", select(*_sums).select_from(FILE))
 """The whole table by intention: asked by people, never by a request."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from storage.errors import (
     PathRejected,
 )
 from storage.files import catalog as catalog_module
+from storage.files.backends.cached import CachedFileStore
 from storage.files.backends.local import LocalFileStore
 from storage.files.backends.memory import MemoryFileStore
 from storage.files.catalog import FileCatalog, delete_conversation_files, total_usage
@@ -200,6 +201,51 @@ async def test_no_user_is_the_local_user(database: Database, blobs: MemoryFileSt
 
 
 # ---- damage
+
+
+@pytest.mark.parametrize("way", ["read", "read_many", "stream"])
+async def test_a_file_that_is_overwritten_and_collected_while_it_is_read_is_read_as_it_is_then(
+    database: Database, user_id: str, way: str
+) -> None:
+    class Overtaken(MemoryFileStore):
+        overwritten = False
+
+        async def _read(self, path: str) -> bytes:
+            await self.overtake(path)
+            return await super()._read(path)
+
+        async def _stream(self, path: str, start: int, end: int | None, chunk_size: int) -> AsyncGenerator[bytes, None]:
+            await self.overtake(path)
+            async for piece in super()._stream(path, start, end, chunk_size):
+                yield piece
+
+        async def overtake(self, path: str) -> None:
+            if not self.overwritten:
+                self.overwritten = True
+                await catalog.write("a", b"new")
+                await self._remove(path)
+
+    async with Overtaken() as blobs:
+        catalog = FileCatalog(database, blobs, user_id)
+        await catalog.write("a", b"old")
+        if way == "read":
+            assert await catalog.read("a") == b"new"
+        elif way == "read_many":
+            assert await catalog.read_many(["a"]) == {"a": b"new"}
+        else:
+            assert [piece async for piece in catalog.stream("a")] == [b"new"]
+
+
+async def test_a_wrong_content_in_a_cache_is_fetched_anew(database: Database, user_id: str) -> None:
+    async with MemoryFileStore() as blobs, CachedFileStore(blobs, 100_000, immutable=True) as cache:
+        files = FileCatalog(database, cache, user_id)
+        await files.write("a", b"as written")
+        [key] = await keys(blobs)
+        await blobs.write(key, b"as damaged")
+        with pytest.raises(FileCorrupted):
+            await files.read("a")
+        await blobs.write(key, b"as written")  # restored from a backup
+        assert await files.read("a") == b"as written"
 
 
 async def test_an_altered_blob_is_never_handed_out_as_the_file(files: FileCatalog, blobs: MemoryFileStore) -> None:

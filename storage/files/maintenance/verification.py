@@ -56,7 +56,7 @@ _file: Final[Any] = FileTable.__table__  # type: ignore[attr-defined]
 
 PAGE: Final = Statement(
     "file.page_of_everyone",
-    select(_file.c.user_id, *sql._facts)  # noqa: SLF001 - the columns that decode() takes
+    select(_file.c.user_id, *sql.FACTS)
     .where(
         tuple_(_file.c.user_id, _file.c.path)
         > tuple_(bindparam("user_id", type_=PlainText()), bindparam("path", type_=PlainText()))
