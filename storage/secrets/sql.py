@@ -100,6 +100,7 @@ class SQLSecretsStore(SecretsStore):
                 failures.append((called(row), error))
                 opened.append(None)
         if failures:
+            failures.sort(key=lambda failure: failure[0])  # rows come in any order
             names = ", ".join(name for name, _ in failures)
             first = failures[0][1]
             raise type(first)(
@@ -228,7 +229,9 @@ class SQLSecretsStore(SecretsStore):
             kind.update,
             [{"owner": self._user_id, **row, "name": name} for name, row in rows.items() if name in there],
         )
-        return [self._deleted(kind, name) for name in gone] + [self._updated(kind, name) for name in rows]
+        return [self._deleted(kind, name) for name in gone] + [
+            self._updated(keys, kind, there.get(name), name, wanted[name]) for name in rows
+        ]
 
     def _extra(self, keys: Keys, head: Mapping[str, Any], parts: Parts) -> dict[str, Any]:
         """The fields beyond tokens and custom secrets, as the columns of the set."""
@@ -275,7 +278,7 @@ class SQLSecretsStore(SecretsStore):
                 yield from execute(kind.insert, **row)
             else:
                 yield from execute(kind.update, owner=self._user_id, **{**row, "name": name})
-            yield from self._finish(head, [self._updated(kind, name)])
+            yield from self._finish(head, [self._updated(keys, kind, before, name, entry)])
 
         if entry.value is not None:
             await self._keyring.run(self._executor, self._user_id, unit)
@@ -370,8 +373,15 @@ class SQLSecretsStore(SecretsStore):
             return sealed
         return held.seal(context, data)
 
-    def _updated(self, kind: sql.Kind, name: str) -> Change:
-        return outbox.change(self._user_id, "secret.updated", key=name, payload={"kind": kind.name})
+    def _updated(self, keys: Keys, kind: sql.Kind, before: Mapping[str, Any] | None, name: str, entry: Entry) -> Change:
+        """`secret.rotated` if another value stands where there was one: what whoever uses the secret has to know."""
+        sealed = None if before is None else before[kind.sealed.column]
+        is_rotated = False
+        if before is not None and sealed is not None and entry.value is not None and isinstance(keys, KeySet):
+            context = kind.sealed.context({"user_id": self._user_id, **before})
+            is_rotated = opened_or_none(keys, context, sealed) != secret_bytes(kind.name, entry.value)
+        type_ = "secret.rotated" if is_rotated else "secret.updated"
+        return outbox.change(self._user_id, type_, key=name, payload={"kind": kind.name})
 
     def _deleted(self, kind: sql.Kind, name: str) -> Change:
         return outbox.change(self._user_id, "secret.deleted", key=name, payload={"kind": kind.name})

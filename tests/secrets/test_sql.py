@@ -289,6 +289,8 @@ async def test_events_carry_names_and_kinds_and_no_value(
     await store.store(UserSecrets(custom_secrets={"A": {"secret": MARKER}, "B": {"secret": MARKER}}))
     await store.set_custom_secret("A", MARKER)
     await store.set_custom_secret("A", MARKER, "described")
+    await store.set_custom_secret("A", f"{MARKER} again", "described")
+    await store.store(UserSecrets(custom_secrets={"A": {"secret": f"{MARKER} once more"}, "B": {"secret": MARKER}}))
     await store.delete_custom_secret("A")
     assert [(change.type, change.key, change.payload["kind"]) for change in seen] == [
         ("secret.updated", "github", "provider_token"),
@@ -296,6 +298,8 @@ async def test_events_carry_names_and_kinds_and_no_value(
         ("secret.deleted", "github", "provider_token"),
         ("secret.updated", "B", "custom_secret"),
         ("secret.updated", "A", "custom_secret"),
+        ("secret.rotated", "A", "custom_secret"),
+        ("secret.rotated", "A", "custom_secret"),
         ("secret.deleted", "A", "custom_secret"),
     ]
     events = await query("SELECT * FROM event WHERE user_id = :user_id ORDER BY seq", user_id=user_id)

@@ -18,7 +18,7 @@ from storage.database.database import Database
 from storage.database.statement import Row, Statement
 from storage.database.unit import Unit, execute, execute_many
 from storage.encryption import statements as sql
-from storage.encryption.envelope import data_key_id_of, is_sealed
+from storage.encryption.envelope import SealContext, data_key_id_of, is_sealed
 from storage.encryption.keyring import EVERYONE, KeyRing
 from storage.encryption.keyset import KeySet
 from storage.encryption.registry import SealedColumn
@@ -77,6 +77,8 @@ class _Run:
     resealed: int = 0
     deleted: int = 0
     unreadable: dict[Unreadable, None] = field(default_factory=dict)
+    without_key: set[tuple[SealContext, bytes]] = field(default_factory=set)
+    """Values whose key was not there when they were looked at."""
 
     async def reseal_all(self) -> None:
         """Seal again whatever names a retired data key, and delete the retired keys that nothing names."""
@@ -121,12 +123,15 @@ class _Run:
         if deleted:
             for user_id in user_ids:
                 self.keyring.forget(user_id)
-        # Where the key is gone, perhaps the value is too: someone else was faster. That takes a second look.
-        gone = {
-            value.context.user_id for value, _ in failures if keys[value.context.user_id].lacks_key_of(value.sealed)
+        # Where the key is gone, perhaps the value is too: someone else was faster. That takes a second look, at which
+        # the very same value is there or another one.
+        without_key = {
+            (value.context, value.sealed)
+            for value, _ in failures
+            if keys[value.context.user_id].lacks_key_of(value.sealed)
         }
-        if hold_retired is sql.AWAIT_RETIRED:
-            gone = set()
+        gone = {context.user_id for context, _ in without_key - self.without_key}
+        self.without_key |= without_key
         for value, why in failures:
             if value.context.user_id not in gone:
                 self.unreadable[unreadable_value(value, why)] = None
