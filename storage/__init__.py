@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from storage.settings.model import Settings
     from storage.settings.store import SettingsStore
     from storage.storage import Storage, UserStorage
+    from storage.webhooks.file_stores import BatchedWebHookFileStore, WebHookFileStore
 
 _HOMES: Final = {
+    "BatchedWebHookFileStore": "storage.webhooks.file_stores",
     "Change": "storage.database.change",
     "ConversationMetadata": "storage.conversations.model",
     "ConversationMetadataResultSet": "storage.conversations.model",
@@ -43,9 +45,11 @@ _HOMES: Final = {
     "StorageError": "storage.errors",
     "UserSecrets": "storage.secrets.model",
     "UserStorage": "storage.storage",
+    "WebHookFileStore": "storage.webhooks.file_stores",
 }
 
 __all__ = [
+    "BatchedWebHookFileStore",
     "Change",
     "ConversationMetadata",
     "ConversationMetadataResultSet",
@@ -65,6 +69,7 @@ __all__ = [
     "StorageError",
     "UserSecrets",
     "UserStorage",
+    "WebHookFileStore",
 ]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
+from ipaddress import ip_network
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, NoReturn
 from urllib.parse import quote
@@ -97,6 +98,28 @@ class StorageConfig(BaseSettings):
 
     file_store_web_hook_batch: bool = False
     """Whether the operator's receiver takes batches."""
+
+    webhook_delivery: bool = True
+    """Whether this process delivers web hooks while the storage is open, on the event loop that opened it; others may
+    do it, or `storage webhooks deliver`."""
+
+    webhook_allowed_networks: Names = ()
+    """Networks (CIDR) that web hooks may be sent to although they are not public, such as 127.0.0.0/8."""
+
+    webhook_timeout: Annotated[float, Field(gt=0)] = 15.0
+    """Seconds that one attempt may take, from the look-up of the name to the end of the answer."""
+
+    webhook_max_attempts: Annotated[int, Field(ge=1)] = 12
+    """After so many failed attempts an event becomes a dead letter: by the waits between them after 16 hours or so."""
+
+    webhook_poll_seconds: Annotated[float, Field(gt=0)] = 1.0
+    """How often the dispatcher looks for what it was not woken for."""
+
+    webhook_close_seconds: Annotated[float, Field(ge=0)] = 5.0
+    """How long closing waits for attempts that are under way."""
+
+    event_retention_days: Annotated[float, Field(ge=0)] = 30.0
+    """Days after which events that nobody waits for are removed; `inf` keeps them for ever."""
 
     conversation_store_class: str | None = None
     """Dotted path of a ConversationStore that replaces ours."""
@@ -191,7 +214,7 @@ class StorageConfig(BaseSettings):
     def _path_as_text(cls, value: Any) -> Any:
         return str(value) if isinstance(value, Path) else value
 
-    @field_validator("aws_kms_key_ids", "masked_paths", mode="before")
+    @field_validator("aws_kms_key_ids", "masked_paths", "webhook_allowed_networks", mode="before")
     @classmethod
     def _separated(cls, value: Any) -> Any:
         return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
@@ -202,6 +225,16 @@ class StorageConfig(BaseSettings):
         for pattern in value:
             if not PurePosixPath(pattern).name:
                 raise ValueError(f"{pattern!r} is no pattern of paths; write one such as 'events/*.json'")
+        return value
+
+    @field_validator("webhook_allowed_networks")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            try:
+                ip_network(network)
+            except ValueError as error:
+                raise ValueError(f"{network!r} is no network; write one such as '127.0.0.0/8': {error}") from None
         return value
 
     @field_validator("key_provider")

@@ -180,3 +180,22 @@ class NotSupported(StorageError):
 
 class PathRejected(InvalidInput):
     """The path breaks the path rule (see storage.files.paths)."""
+
+
+# ---- web hooks
+
+
+class EndpointNotFound(NotFound):
+    """No web hook endpoint with this id belongs to this user."""
+
+
+class DeliveryNotFound(NotFound):
+    """No dead letter with this id waits at this endpoint."""
+
+
+class EgressRefused(StorageError):
+    """The address is not one that web hooks may be sent to; the message names the setting that allows it."""
+
+
+class SignatureInvalid(StorageError):
+    """A web hook that was received is not signed by one of the secrets, or not at this time."""

@@ -17,10 +17,10 @@ from storage.database.unit import Executor
 from storage.database.url import parse_url
 from storage.encryption.keyring import KeyRing
 from storage.encryption.providers.configured import provider_for
-from storage.errors import ConfigurationError
+from storage.errors import ConfigurationError, InvalidInput
 from storage.extension import DeferredStore, load_class
 from storage.files.backends.configured import open_backend
-from storage.files.blobs import ContentRules
+from storage.files.blobs import ContentRules, Contents
 from storage.files.catalog import FileCatalog, delete_conversation_files
 from storage.files.masking import FileMasking
 from storage.files.quota import Quota
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from storage.masking.maskers import Maskers
     from storage.status import StorageStatus
     from storage.users import DeletedUser, UserInfo
+    from storage.webhooks.delivery import Delivery
+    from storage.webhooks.egress import Egress
+    from storage.webhooks.verbs import Webhooks
 
 S = TypeVar("S")
 
@@ -56,6 +59,7 @@ class Storage:
         self.database = database
         self.blobs = blobs
         self.keyring = keyring
+        self._delivery: Delivery | None = None
 
     @classmethod
     def open(cls, config: StorageConfig | str | None = None, **arguments: Any) -> Opening:
@@ -104,8 +108,26 @@ class Storage:
             await keyring.start()
             if config.require_master_key:
                 keyring.require_unlocked()
+            storage = cls(config, database, blobs, keyring)
+            await storage._begin_web_hooks()
             opened.pop_all()  # from here on they are the storage's to close
-        return cls(config, database, blobs, keyring)
+        return storage
+
+    async def _begin_web_hooks(self) -> None:
+        if self.config.file_store_web_hook_url:
+            from storage.webhooks.configured import ensure_configured
+
+            await ensure_configured(self.database, self.keyring, self._egress, self.config)
+        from storage.webhooks.delivery import Delivery, announce
+
+        if self.config.webhook_delivery:
+            contents = Contents(self.blobs, self.keyring)
+            self._delivery = Delivery(
+                self.config, self.database, self.keyring, contents, self._egress, read_status=self.webhooks.status
+            )
+            self._delivery.start()
+        else:
+            announce(self.database)
 
     def user(self, user_id: str | None = None) -> UserStorage:
         """The stores of one user; None is the one local user of a desktop install. Costs nothing: rows appear with use.
@@ -131,6 +153,44 @@ class Storage:
         return FileMaintenance(
             self.database, self.blobs, self.keyring, config.small_files_in_database, seal=config.seal_files
         )
+
+    @cached_property
+    def webhooks(self) -> Webhooks:
+        """Everyone's web hooks, and the operator's own, which hear of everyone. See storage.webhooks.verbs."""
+        return self.webhooks_of(None, self.database)
+
+    def webhooks_of(self, owner: str | None, executor: Executor) -> Webhooks:
+        """The web hooks of a user in stored form, or of the operator (None), in a database or a transaction."""
+        from storage.webhooks.verbs import Webhooks
+
+        return Webhooks(
+            executor,
+            self.keyring,
+            self._egress,
+            owner,
+            attempt_seconds=self.config.webhook_timeout,
+            wake=self._wake_delivery,
+            counts=self._count_attempts,
+        )
+
+    @cached_property
+    def _egress(self) -> Egress:
+        from storage.webhooks.egress import Egress, parse
+
+        url = self.config.file_store_web_hook_url
+        try:
+            # Whoever may configure this URL may configure the allow-list too.
+            trusted = [parse(url).authority] if url else []
+        except InvalidInput as error:
+            raise ConfigurationError(f"file_store_web_hook_url: {error}") from error
+        return Egress(self.config.webhook_allowed_networks, trusted)
+
+    def _wake_delivery(self) -> None:
+        if self._delivery is not None:
+            self._delivery.dispatcher.wake()
+
+    def _count_attempts(self) -> dict[str, int]:
+        return {} if self._delivery is None else dict(self._delivery.attempts.counts)
 
     @cached_property
     def maskers(self) -> Maskers:
@@ -183,6 +243,8 @@ class Storage:
             closing.push_async_callback(self.keyring.master_keys.provider.close)
             closing.push_async_callback(self.blobs.close)
             closing.push_async_callback(self.database.close)
+            if self._delivery is not None:
+                closing.push_async_callback(self._delivery.close)
 
     def __repr__(self) -> str:
         return f"<Storage {self.database.url.display}>"
@@ -269,7 +331,13 @@ class _Stores:
             keyring=self._storage.keyring,
             rules=ContentRules(config.small_files_in_database, config.seal_files, config.max_file_bytes),
             quota=None if quota == Quota() else quota,
+            webhooks=lambda: self.webhooks,
         )
+
+    @cached_property
+    def webhooks(self) -> Webhooks:
+        """The user's own web hooks; see storage.webhooks.verbs."""
+        return self._storage.webhooks_of(self.user_id, self._executor)
 
     def _model(self, setting: str, base: type[S]) -> type[S]:
         dotted_path = getattr(self._storage.config, setting)

@@ -6,10 +6,8 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
@@ -18,8 +16,10 @@ from sqlalchemy import insert, select
 from storage import ConversationMetadata, Settings, Storage, StorageConfig
 from storage.errors import FileStoreUnavailable, InvalidInput, KeyMissing, SecretNotFound
 from storage.files.backends.memory import MemoryFileStore
-from storage.tables import WebhookEndpointTable, metadata
+from storage.tables import metadata
 from storage.users import owned_tables
+from storage.webhooks.egress import Egress
+from storage.webhooks.endpoints import Endpoints
 
 
 @pytest.fixture
@@ -48,23 +48,7 @@ async def fill(storage: Storage, user_id: str) -> None:
     await user.files.write("a.txt", f"a of {user_id}")
     await user.files.copy("a.txt", "b.txt")
     await user.files.write("small.txt", "small")
-    moment = datetime.now(UTC)
-    async with storage.session() as session:
-        connection = await session.connection()
-        await connection.execute(
-            insert(WebhookEndpointTable).values(
-                id=uuid4(),
-                user_id=user_id,
-                url="https://hooks.example.com",
-                event_types=["*"],
-                mode="standard",
-                format="standard",
-                state="active",
-                created_at=moment,
-                updated_at=moment,
-            )
-        )
-        await session.commit()
+    await Endpoints(storage.database, storage.keyring, Egress(()), user_id).add("https://hooks.example.com")
 
 
 async def rows_of(storage: Storage, user_id: str) -> dict[str, int]:

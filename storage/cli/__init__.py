@@ -16,7 +16,7 @@ from typing import Final, NoReturn
 
 from cyclopts import App, CycloptsError
 
-from storage.cli import conversations, files, imports, keys, report, secrets, settings, setup, status, users
+from storage.cli import conversations, files, imports, keys, report, secrets, settings, setup, status, users, webhooks
 from storage.cli.output import complain, warnings_as_lines
 
 EXIT_FAILED: Final = 1
@@ -66,6 +66,7 @@ for noun in (
     secrets.app,
     keys.app,
     users.app,
+    webhooks.app,
     report.app,
 ):
     noun.help_epilogue = ""  # what the program says at the end of its help is not said again for each command

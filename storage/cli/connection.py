@@ -70,7 +70,9 @@ AsJSON: TypeAlias = Annotated[bool, flag("Print JSON, for programs.", name="--js
 
 
 @asynccontextmanager
-async def opened(connection: Connection, *, create: bool = False, locked: bool = False) -> AsyncIterator[Storage]:
+async def opened(
+    connection: Connection, *, create: bool = False, locked: bool = False, delivers: bool = False
+) -> AsyncIterator[Storage]:
     """The storage, open.
 
     Args:
@@ -79,13 +81,15 @@ async def opened(connection: Connection, *, create: bool = False, locked: bool =
             path must not leave an empty database behind.
         locked: open it also where the policy require_master_key would refuse: for the commands that look at the keys
             and mend them.
+        delivers: deliver web hooks while it is open.
 
     Raises:
         StorageError: it cannot be opened, does not exist, or needs `storage migrate`.
     """
     from storage.storage import Storage
 
-    config = connection.settings()
+    # A command is over before an answer is there; it tells those that deliver, or they find what it has done.
+    config = connection.settings().model_copy(update={"webhook_delivery": delivers})
     if locked:
         config = config.model_copy(update={"require_master_key": False})
     if not create:
@@ -111,7 +115,13 @@ async def opened_for_comparison(connection: Connection) -> AsyncIterator[Storage
         async with opened(connection) as storage:
             yield storage
         return
-    nowhere = {"database_url": "sqlite:///:memory:", "file_store": "memory", "migrate_on_open": True}
+    nowhere = {
+        "database_url": "sqlite:///:memory:",
+        "file_store": "memory",
+        "migrate_on_open": True,
+        "webhook_delivery": False,
+        "file_store_web_hook_url": None,
+    }
     async with Storage.open(config.model_copy(update=nowhere)) as storage:
         yield storage
 

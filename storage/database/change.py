@@ -15,7 +15,7 @@ class Change:
     Attributes:
         id: UUIDv7 of the event row that was written in the same transaction.
         user_id: whose data changed (the stored form: "local" for the local user).
-        type: what happened, `noun.verb`: `conversation.saved`, `file.deleted`, `settings.updated`, `secret.updated`.
+        type: what happened, `noun.verb`: `conversation.saved`, `file.deleted`, `settings.updated`, `secret.rotated`.
         key: which one: a conversation id, a path, a secret's name.
         version: the row's version after the change; None where rows have none.
         payload: details for receivers; never a secret's value.

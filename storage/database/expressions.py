@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Boolean, LargeBinary, Text, func
+from sqlalchemy import Boolean, Integer, LargeBinary, Select, Text, func, literal_column
 from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
@@ -91,6 +91,14 @@ def _json_array_has_all_sqlite(element: json_array_has_all, compiler: Any, **opt
     return f"NOT EXISTS (SELECT 1 FROM json_each({wanted}) AS wanted WHERE wanted.value NOT IN ({present}))"  # noqa: S608
 
 
+def is_any(rows: Select[Any]) -> ColumnElement[bool]:
+    """Whether there is a row, asked for each row of the query around it.
+
+    PostgreSQL may turn EXISTS into a join with all there is, if it thinks that to be little; this it leaves as it is.
+    """
+    return rows.limit(literal_column("1", Integer)).scalar_subquery().is_not(None)
+
+
 class contains_text(_Pair):  # noqa: N801 - as above
     """The column contains the text parameter, whatever the case of ASCII letters; no character of it is special.
 
@@ -171,3 +179,29 @@ def _locked_until_commit_postgresql(element: locked_until_commit, compiler: Any,
 @compiles(locked_until_commit, "sqlite")
 def _locked_until_commit_sqlite(element: locked_until_commit, compiler: Any, **options: Any) -> str:
     return f"{compiler.process(element.text, **options)} IS NULL"
+
+
+class try_lock_until_commit(ColumnElement[bool]):  # noqa: N801 - as above
+    """Takes a lock until this transaction ends, and is true; or is false at once where another one has it.
+
+    SQLite has one writer at a time, so there it is always true.
+
+    Args:
+        purpose: what is locked; 64 bits.
+    """
+
+    inherit_cache = True
+    type = Boolean()
+
+    def __init__(self, purpose: int) -> None:
+        self.purpose = purpose
+
+
+@compiles(try_lock_until_commit, "postgresql")
+def _try_lock_until_commit_postgresql(element: try_lock_until_commit, compiler: Any, **options: Any) -> str:
+    return f"pg_try_advisory_xact_lock({element.purpose})"
+
+
+@compiles(try_lock_until_commit, "sqlite")
+def _try_lock_until_commit_sqlite(element: try_lock_until_commit, compiler: Any, **options: Any) -> str:
+    return "1"

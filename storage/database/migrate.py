@@ -26,7 +26,7 @@ from storage.errors import DatabaseBusy, DatabaseError, SchemaOutdated, SchemaTo
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD: Final = "0003"
+HEAD: Final = "0004"
 """The revision this release works with; a test holds it against the newest file in migrations/versions."""
 
 VERSION_TABLE: Final = "storage_version"

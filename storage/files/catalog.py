@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from storage.encryption.keyring import KeyRing
     from storage.encryption.keyset import KeySet
     from storage.files.quota import Allowance, Quota
+    from storage.webhooks.verbs import Webhooks
 
 __all__ = ["FileCatalog", "Usage", "Written", "delete_conversation_files", "total_usage"]
 
@@ -95,6 +96,7 @@ class FileCatalog(FileStore):
         keyring: the users' keys; what is sealed can neither be written nor read without it.
         rules: where new contents go, how, and how long they may be.
         quota: what the user's files may come to; anything if None.
+        webhooks: gives the user's web hooks; see `webhooks`.
     """
 
     def __init__(
@@ -107,12 +109,19 @@ class FileCatalog(FileStore):
         keyring: KeyRing | None = None,
         rules: ContentRules = ContentRules(),  # noqa: B008 - immutable
         quota: Quota | None = None,
+        webhooks: Callable[[], Webhooks] | None = None,
     ) -> None:
         self._executor = executor
         self._contents = Contents(blobs, keyring, rules)
         self._user_id = user_key(user_id)
         self._masking = masking
         self._quota = quota
+        self._webhooks = webhooks
+
+    @property
+    def webhooks(self) -> Webhooks | None:
+        """The web hooks of the files' user, for a file store that tells of changes; None without a Storage."""
+        return None if self._webhooks is None else self._webhooks()
 
     @classmethod
     async def get_instance(cls, config: FileStoreConfig, user_id: str | None = None) -> Self:  # noqa: ARG003

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import bindparam, insert
+from sqlalchemy import bindparam, insert, true
 
 from storage.clock import now
 from storage.database.change import Change
@@ -19,12 +19,12 @@ from storage.webhooks.table import EventTable
 
 _table = EventTable.__table__  # type: ignore[attr-defined]
 
-_COLUMNS: Final = tuple(column.name for column in _table.c if column.name != "seq")
+_COLUMNS: Final = tuple(column.name for column in _table.c if column.name not in ("seq", "to_fan_out"))
 
 INSERT_EVENT: Final = Statement(
     "event.insert",
     # inline(): on PostgreSQL SQLAlchemy would otherwise ask for the new `seq` back, which nobody reads.
-    insert(_table).values({name: bindparam(name) for name in _COLUMNS}).inline(),
+    insert(_table).values({name: bindparam(name) for name in _COLUMNS} | {"to_fan_out": true()}).inline(),
 )
 
 

@@ -198,6 +198,16 @@ async def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_th
             payload=payload,
             created_at=at,
         )
+    kept = {
+        "id": new_id(),
+        "user_id": "ada",
+        "url": "https://receiver.example.com/",
+        "event_types": ["*"],
+        "mode": "standard",
+        "format": "standard",
+        "state": "active",
+    }
+    await insert_row(database, "webhook_endpoint", **kept, created_at=at, updated_at=at)
     await migrate.ensure(database, database.url)
     assert (await migrate.check(database)).state is SchemaState.CURRENT
     settings = await SQLSettingsStore(database, "ada", KeyRing(database, EnvironmentKeys(MASTER_KEY))).load()
@@ -207,6 +217,33 @@ async def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_th
     event = metadata.tables["event"].c
     found = Statement("test.events", select(event.payload, event.blob_key).order_by(event.seq), register=False)
     assert await database.read(found, {}) == [(written, "blobs/00/x"), ({"path": "b"}, None)]
+    endpoint = metadata.tables["webhook_endpoint"].c
+    columns = [endpoint[name] for name in (*kept, "include", "on_dead", "from_seq")]
+    there = await database.read(Statement("test.endpoints", select(*columns), register=False), {})
+    assert there == [(*kept.values(), "nothing", "skip", 2)]
+    waiting = select(event.seq).where(event.to_fan_out.is_not(None))
+    assert await database.read(Statement("test.waiting", waiting, register=False), {}) == [], "it hears of what comes"
+    await database.close()
+
+
+async def test_a_database_goes_back_to_the_first_release_and_returns_with_what_both_can_hold(database_url: str) -> None:
+    database = await opened(database_url)
+    await migrate.ensure(database, database.url)
+    at = datetime(2026, 1, 2, tzinfo=UTC)
+    event_id = new_id()
+    event = {"user_id": "ada", "type": "file.written", "key": "a", "version": 1, "payload": {"path": "a"}}
+    await insert_row(database, "event", id=event_id, **event, created_at=at, blob_key="blobs/00/x", to_fan_out=True)
+    await database.close()
+    for direction, revision in (("downgrade", "0001"), ("upgrade", "head")):
+        command = [sys.executable, "-m", "alembic", "-x", f"url={database_url}", direction, revision]
+        await asyncio.to_thread(subprocess.run, command, cwd=REPOSITORY, check=True, capture_output=True)
+    database = await opened(database_url)
+    assert (await migrate.check(database)).state is SchemaState.CURRENT
+    columns = metadata.tables["event"].c
+    found = Statement(
+        "test.returned", select(columns.id, columns.payload, columns.blob_key, columns.to_fan_out), register=False
+    )
+    assert await database.read(found, {}) == [(event_id, {"path": "a"}, "blobs/00/x", None)]
     await database.close()
 
 
@@ -255,7 +292,7 @@ async def main(url):
     async with Storage.open(url, file_store="memory") as storage:
         await storage.user("a").conversations.count()
 asyncio.run(main(sys.argv[1]))
-heavy = {"alembic", "asyncpg", "aiosqlite", "cyclopts", "rich", "cryptography", "httpx2", "obstore"} & set(sys.modules)
+heavy = {"alembic", "asyncpg", "aiosqlite", "cyclopts", "rich", "cryptography", "httpcore2", "h11", "obstore"} & set(sys.modules)
 print(sorted(heavy))
 """
     outputs = [

@@ -41,11 +41,13 @@ from storage.secrets.table import CUSTOM_SEALED
 from storage.settings.model import Settings
 from storage.settings.sql import SQLSettingsStore
 from storage.tables import WebhookEndpointTable, metadata
-from storage.webhooks.table import HEADERS, SECRET
+from storage.webhooks.endpoint import Batching
+from storage.webhooks.endpoint_rows import new_row
+from storage.webhooks.table import HEADERS, PREVIOUS_SECRET, SECRET
 
 USERS: Final = ("ada", "bob", "zoë")
-VALUES_OF_A_USER: Final = 14
-VALUES_OF_NOBODY: Final = 2
+VALUES_OF_A_USER: Final = 15
+VALUES_OF_NOBODY: Final = 3
 ALL_VALUES: Final = len(USERS) * VALUES_OF_A_USER + VALUES_OF_NOBODY
 ALL_OWNERS: Final = len(USERS) + 1
 
@@ -140,25 +142,22 @@ async def fill_many(database: Database, ring: KeyRing, users: Sequence[str], sec
 
 async def add_endpoint(executor: Executor, ring: KeyRing, user_id: str | None) -> None:
     """A web hook endpoint of a user, or of nobody."""
-    moment = now()
-    row: dict[str, Any] = {
-        "id": new_id(),
-        "user_id": user_id,
-        "url": "https://hook.example",
-        "event_types": [],
-        "mode": "standard",
-        "format": "json",
-        "state": "active",
-        "created_at": moment,
-        "updated_at": moment,
-    }
+    row = new_row(
+        new_id(),
+        user_id,
+        "https://hook.example",
+        event_types=["*"],
+        format_="standard",
+        mode="standard",
+        batching=Batching(),
+    )
 
     def unit(keys: KeySet) -> Unit[None]:
         sealed = {
             column.column: keys.seal(column.context(row), f"{column.column} of {user_id}".encode())
-            for column in (SECRET, HEADERS)
+            for column in (SECRET, PREVIOUS_SECRET, HEADERS)
         }
-        yield from execute(Statement("test", insert(WebhookEndpointTable), register=False), **row, **sealed)
+        yield from execute(Statement("test", insert(WebhookEndpointTable), register=False), **{**row, **sealed})
 
     await ring.run(executor, EVERYONE if user_id is None else user_id, unit)
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import uuid
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
-from storage.clock import now
 from storage.conversations.model import ConversationMetadata
 from storage.encryption.registry import sealed_columns
 from storage.encryption.sealed_rows import sealed_values
@@ -23,7 +20,8 @@ from storage.secrets.model import UserSecrets
 from storage.secrets.store import SecretsStore
 from storage.settings.model import Settings
 from storage.storage import Storage, UserStorage
-from storage.webhooks.table import HEADERS, SECRET
+from storage.webhooks.egress import Egress
+from storage.webhooks.endpoints import Endpoints
 from tests.databases import OTHER_KEY, Query
 from tests.masking.conftest import Opener
 
@@ -70,22 +68,16 @@ def alice(storage: Storage, user_id: str) -> UserStorage:
     return storage.user(user_id)
 
 
-async def add_endpoint(storage: Storage, query: Query, user_id: str, secret: str, headers: dict[str, str]) -> None:
-    row = {"id": str(uuid.uuid4()), "user_id": user_id, "url": "https://receiver.example.com/"}
-    keys = await storage.keyring.keys_for(storage.database, user_id)
-    sealed = keys.seal(SECRET.context(row), secret.encode())
-    sealed_headers = keys.seal(HEADERS.context(row), json.dumps(headers).encode())
-    id_value: Any = row["id"] if storage.database.dialect == "postgresql" else uuid.UUID(row["id"]).hex
-    moment: Any = now() if storage.database.dialect == "postgresql" else now().isoformat()
-    await query(
-        "INSERT INTO webhook_endpoint (id, user_id, url, secret, headers, event_types, mode, format, state, created_at,"
-        " updated_at) VALUES (:id, :user_id, :url, :secret, :headers, '[]', 'standard', 'json', 'active', :moment,"
-        " :moment)",
-        **{**row, "id": id_value, "secret": sealed, "headers": sealed_headers, "moment": moment},
-    )
+async def add_endpoint(storage: Storage, user_id: str, headers: dict[str, str]) -> tuple[str, str]:
+    """An endpoint with something in each sealed column; its secrets, the present one and the one before."""
+    endpoints = Endpoints(storage.database, storage.keyring, Egress(()), user_id)
+    added = await endpoints.add("https://receiver.example.com/", headers=headers)
+    assert added.secret is not None
+    present = await endpoints.rotate_secret(added.endpoint.id)
+    return present.get_secret_value(), added.secret.get_secret_value()
 
 
-async def test_everything_that_is_sealed_for_a_user_is_masked(opened: Opener, query: Query, user_id: str) -> None:
+async def test_everything_that_is_sealed_for_a_user_is_masked(opened: Opener, user_id: str) -> None:
     storage = await opened(conversation_model=f"{__name__}.Conversation", settings_model=f"{__name__}.MoreSettings")
     alice = storage.user(user_id)
     await alice.secrets.store(
@@ -105,7 +97,7 @@ async def test_everything_that_is_sealed_for_a_user_is_masked(opened: Opener, qu
         webhook_pin="settings-extra-1",
     )
     await alice.conversations.save_metadata(Conversation(conversation_id=user_id, callback_key="conversation-extra-1"))
-    await add_endpoint(storage, query, user_id, "webhook-secret-1", {"Authorization": "Bearer webhook-header-1"})
+    signing = await add_endpoint(storage, user_id, {"Authorization": "Bearer webhook-header-1"})
     filled = [column for column in sealed_columns() if await sealed_values(storage.database, column, [user_id])]
     assert filled == [column for column in sealed_columns() if column.masked]
     masker = await alice.secrets.masker()
@@ -121,7 +113,7 @@ async def test_everything_that_is_sealed_for_a_user_is_masked(opened: Opener, qu
         "mcp-api-key-1",
         "settings-extra-1",
         "conversation-extra-1",
-        "webhook-secret-1",
+        *signing,
         "webhook-header-1",
     )
     plain = "github.example.com a description of it a-language-code https://llm.example.com npx-command Authorization"

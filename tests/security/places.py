@@ -10,7 +10,6 @@ import json
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, cast
 
 from pydantic import SecretStr
@@ -22,6 +21,8 @@ from storage.encryption.registry import sealed_columns
 from storage.files.blobs import ContentRules
 from storage.files.catalog import FileCatalog
 from storage.tables import metadata
+from storage.webhooks.endpoint import Batching
+from storage.webhooks.endpoint_rows import new_row
 
 HOST = "git.example.com"
 BASE_URL = "https://llm.example.com/v1"
@@ -232,25 +233,21 @@ class FilePlace(Place):
 
 
 class EndpointPlace(Place):
-    """No verb writes these columns yet: sealed and opened with the registry's context, as a verb would do it."""
+    """Past the verbs, as a secret to sign with has a form of its own: sealed with the registry's context."""
 
     key = "id"
 
     async def write(self, storage: Storage, user: str, name: str, value: str) -> None:
-        moment = datetime.now(UTC)
-        row: dict[str, Any] = {
-            "id": self._id(user, name),
-            "user_id": user,
-            "url": f"https://{name.lower()}.example.com/hook",
-            "secret": None,
-            "headers": None,
-            "event_types": [],
-            "mode": "standard",
-            "format": "standard",
-            "state": "active",
-            "created_at": moment,
-            "updated_at": moment,
-        }
+        row = new_row(
+            self._id(user, name),
+            user,
+            f"https://{name.lower()}.example.com/hook",
+            event_types=["*"],
+            format_="standard",
+            mode="standard",
+            batching=Batching(),
+        )
+        row["state"] = "disabled"  # nobody listens there
         key = await storage.keyring.active_key(storage.database, user)
         sealed = seal(key, self.column.context(row), value.encode())
         async with storage.session() as session:
@@ -301,6 +298,7 @@ PLACES: tuple[Place, ...] = (
     ConversationPlace("sealed_extra", "conversation"),
     FilePlace("content_key", "file"),
     EndpointPlace("secret", "webhook_endpoint"),
+    EndpointPlace("previous_secret", "webhook_endpoint"),
     EndpointPlace("headers", "webhook_endpoint"),
 )
 

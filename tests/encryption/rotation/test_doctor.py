@@ -97,6 +97,7 @@ async def test_a_row_that_was_altered_is_named(database: Database, ring: KeyRing
     assert set(found.unreadable) == {
         Unreadable("custom_secret", "value", "bob", one.context.row_id, "ONE", "Tampered"),
         Unreadable("webhook_endpoint", "secret", "", hook.context.row_id, "", "Tampered"),
+        Unreadable("webhook_endpoint", "previous_secret", "", hook.context.row_id, "", "Tampered"),
         Unreadable("webhook_endpoint", "headers", "", hook.context.row_id, "", "Tampered"),
     }
     assert found.problems == ()

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from storage.clock import now
 from storage.database.database import Database
 from storage.encryption.keyring import KeyRing
 from storage.encryption.providers.environment import EnvironmentKeys
@@ -22,6 +21,8 @@ from storage.files.maintenance import backend_copy
 from storage.files.maintenance.backend_copy import Copied, copy_blobs
 from storage.files.maintenance.verification import WHOLE_BYTES, present_entry, verify
 from storage.files.store import FileStat, FileStore
+from storage.webhooks.endpoint import Batching
+from storage.webhooks.endpoint_rows import new_row
 from storage.webhooks.table import WebhookEndpointTable
 from tests.databases import MASTER_KEY, Query
 from tests.files.backends.conftest import seaweed
@@ -236,21 +237,16 @@ async def test_what_a_web_hook_is_still_to_send_is_needed(
     database: Database, source: MemoryFileStore, target: MemoryFileStore, files: FileCatalog, query: Query
 ) -> None:
     async with database.session() as session:
-        session.add(
-            WebhookEndpointTable(
-                id=uuid.uuid4(),
-                user_id=None,
-                url="https://receiver.example",
-                secret=None,
-                headers=None,
-                event_types=[],
-                mode="standard",
-                format="json",
-                state="active",
-                created_at=now(),
-                updated_at=now(),
-            )
+        row = new_row(
+            uuid.uuid4(),
+            None,
+            "https://receiver.example",
+            event_types=["*"],
+            format_="openhands",
+            mode="standard",
+            batching=Batching(),
         )
+        session.add(WebhookEndpointTable(**row))
         await session.commit()
     await files.write("a", b"1")
     old = await blob_of(database, "a")

@@ -8,11 +8,11 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import bindparam, delete, insert, select
+from sqlalchemy import bindparam, delete, insert, null, select, update
 
 from storage.clock import now
 from storage.database.database import Database
@@ -28,6 +28,8 @@ from storage.files.catalog import FileCatalog
 from storage.files.maintenance import collector
 from storage.files.maintenance.collector import Collected, collect, shortest_grace
 from storage.files.table import FileTable
+from storage.webhooks.endpoint import Batching
+from storage.webhooks.endpoint_rows import new_row
 from storage.webhooks.table import DeliveryTable, EventTable, WebhookEndpointTable
 
 FILE: Any = FileTable.__table__  # type: ignore[attr-defined]
@@ -46,6 +48,7 @@ ADD_ENDPOINT = statement(insert(ENDPOINT).values({column.name: bindparam(column.
 ADD_DELIVERY = statement(insert(DELIVERY).values({column.name: bindparam(column.name) for column in DELIVERY.c}))
 REMOVE_ENDPOINTS = statement(delete(ENDPOINT))
 EVENTS = statement(select(EVENT.c.seq).where(EVENT.c.user_id == bindparam("user_id")))
+FANNED_OUT = statement(update(EVENT).where(EVENT.c.user_id == bindparam("owner")).values(to_fan_out=null()))
 KEYS = statement(select(FILE.c.path, FILE.c.blob_key).where(FILE.c.user_id == bindparam("user_id")))
 
 
@@ -80,30 +83,30 @@ class Place:
             return await self.collect(**options)
 
     async def endpoint(self, **values: Any) -> uuid.UUID:
-        endpoint_id, at = uuid.uuid4(), now() - timedelta(hours=1)
-        row: dict[str, Any] = {
-            "secret": None,
-            "headers": None,
-            "id": endpoint_id,
-            "user_id": self.user_id,
-            "url": "https://example.org",
-            "event_types": ["*"],
-            "mode": "standard",
-            "format": "standard",
-            "state": "active",
-            "created_at": at,
-            "updated_at": at,
-        }
+        row = new_row(
+            uuid.uuid4(),
+            self.user_id,
+            "https://example.org",
+            event_types=["*"],
+            format_="standard",
+            mode="standard",
+            batching=Batching(),
+            include="content",
+        )
         await run(self.database, ADD_ENDPOINT, **{**row, **values})
-        return endpoint_id
+        return uuid.UUID(str(row["id"]))
+
+    async def fan_out(self) -> None:
+        """No event of the user waits any more for deliveries to be made of it."""
+        await run(self.database, FANNED_OUT, owner=self.user_id)
 
     async def deliver(self, endpoint_id: uuid.UUID, state: str) -> None:
         """To this endpoint, all events of the user."""
+        await self.fan_out()
         nothing: dict[str, Any] = dict.fromkeys(("batch_id", "lease_until", "lease_token", "last_status", "last_error"))
         for (seq,) in await self.database.read(EVENTS, {"user_id": self.user_id}):
-            row = {"id": uuid.uuid4(), "endpoint_id": endpoint_id, "event_seq": seq, "state": state, "attempts": 1}
-            times = dict.fromkeys(("next_at", "created_at", "updated_at"), now())
-            await run(self.database, ADD_DELIVERY, **nothing, **row, **times)
+            row = {"endpoint_id": endpoint_id, "event_seq": seq, "line": 1, "state": state, "attempts": 1}
+            await run(self.database, ADD_DELIVERY, **nothing, **row, next_at=now(), updated_at=now())
 
 
 @pytest.fixture
@@ -191,7 +194,13 @@ async def test_a_blob_is_as_young_as_its_key_where_the_backends_clock_is_behind(
         ({"user_id": None}, "delivered", False),
         ({"state": "disabled"}, None, False),
         ({"user_id": "somebody else"}, None, False),
-        ({"created_at": datetime(2126, 1, 1, tzinfo=UTC)}, None, False),
+        ({"from_seq": 2**62}, None, False),
+        ({"include": "nothing"}, None, False),
+        ({"include": "nothing"}, "pending", False),
+        ({"include": "nothing", "format": "openhands"}, None, True),
+        ({"include": "link"}, "pending", True),
+        ({"state": "disabled"}, "dead", False),
+        ({}, "is not for it", False),
     ],
     ids=str,
 )
@@ -203,7 +212,9 @@ async def test_what_a_web_hook_may_still_have_to_send_is_kept_though_no_file_has
     await files.write("a.txt", b"second")
     await files.delete("a.txt")
     endpoint_id = await place.endpoint(**values)
-    if delivery is not None:
+    if delivery == "is not for it":
+        await place.fan_out()
+    elif delivery is not None:
         await place.deliver(endpoint_id, delivery)
     collected = await place.collect_later()
     assert (collected.kept_for_web_hooks, collected.blobs + collected.rows) == ((2, 0) if needed else (0, 2))
@@ -218,7 +229,7 @@ async def test_one_endpoint_of_several_that_lacks_the_event_keeps_the_blob(place
     await files.write("a.txt", b"content")
     await files.delete("a.txt")
     await place.deliver(await place.endpoint(user_id=None), "delivered")
-    await place.endpoint()
+    await place.deliver(await place.endpoint(), "pending")
     assert await place.collect_later() == Collected(0, 0, 0, 1, 0, 0)
 
 

@@ -1,0 +1,54 @@
+"""Removes events that nobody waits for any more, some at a time, so that the outbox does not grow for ever."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+from storage.database.unit import Unit, execute
+from storage.webhooks import queue_statements as sql
+
+if TYPE_CHECKING:
+    from storage.database.database import Database
+
+AT_ONCE: Final = 500
+"""Events of one transaction: some 10 ms, for which other writers wait on SQLite."""
+
+MOST_DAYS: Final = 36_500
+"""A hundred years; much more would reach back behind the year 1."""
+
+_EVER: Final = 2**62
+
+
+async def prune(database: Database, before: datetime) -> int:
+    """Remove the events of before `before`, with their deliveries; returns how many.
+
+    What waits for an endpoint stays, and so does what is dead: it may be replayed. What waits for an endpoint that is
+    disabled goes. Can be interrupted at any moment, and two at once do no harm.
+
+    Args:
+        database: where.
+        before: aware; by the time at which the event was recorded.
+
+    Raises:
+        DatabaseError: the database cannot be written; some may have gone.
+    """
+    removed = after = 0
+    while True:
+        rows = await database.read(sql.OLDEST, {"after": after, "limit": AT_ONCE})
+        old = [seq for seq, created_at, _ in rows if created_at < before]
+        if not old:
+            return removed
+        last = old[-1]
+        removed += await database.run(lambda after=after, last=last: _prune(after, last))  # type: ignore[misc]
+        after = last
+        if len(old) < AT_ONCE:
+            return removed
+
+
+def _prune(after: int, last: int) -> Unit[int]:
+    ((oldest,),) = yield from execute(sql.OLDEST_ENDPOINT)
+    rows = yield from execute(
+        sql.PRUNE, after=after, last=last, oldest_endpoint=_EVER if oldest is None else int(oldest)
+    )
+    return len(rows)

@@ -1,0 +1,126 @@
+"""How web hooks are doing: what waits for each endpoint and since when, what is dead, and which breakers are open."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal, TypeAlias
+
+from sqlalchemy import Integer, func, literal_column, select
+
+from storage.clock import now
+from storage.database.statement import Statement
+from storage.database.unit import Executor
+from storage.webhooks.endpoint import Endpoint, EndpointState
+from storage.webhooks.queue_statements import DELIVERY, EVENT
+from storage.webhooks.retry import FAILURES_TO_OPEN
+
+BreakerState: TypeAlias = Literal["closed", "open", "half-open"]
+"""`open`: nothing is sent. `half-open`: one event at a time tries whether the receiver is back."""
+
+_undelivered: Final = (
+    select(
+        DELIVERY.c.endpoint_id,
+        DELIVERY.c.state,
+        func.count().label("number"),
+        func.min(DELIVERY.c.event_seq).label("first"),
+    )
+    .where(DELIVERY.c.state != literal_column("'delivered'"))
+    .group_by(DELIVERY.c.endpoint_id, DELIVERY.c.state)
+    .subquery()
+)
+UNDELIVERED: Final = Statement(
+    "report.webhook_undelivered",
+    select(_undelivered.c.endpoint_id, _undelivered.c.state, _undelivered.c.number, EVENT.c.created_at).select_from(
+        _undelivered.join(EVENT, EVENT.c.seq == _undelivered.c.first)
+    ),
+)
+TO_FAN_OUT: Final = Statement(
+    "report.webhook_to_fan_out",
+    select(func.count(type_=Integer), func.min(EVENT.c.created_at)).where(EVENT.c.to_fan_out.is_not(None)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointStatus:
+    """How one endpoint is doing.
+
+    Attributes:
+        id: of the endpoint.
+        user_id: whose, None for the operator's.
+        state: see storage.webhooks.endpoint.EndpointState.
+        breaker: see BreakerState.
+        blocked_until: nothing is sent before; None if nothing holds it back.
+        pending: events that wait.
+        oldest_pending_at: when the oldest of them happened; None if there is none.
+        dead: events that were given up and may be replayed.
+    """
+
+    id: uuid.UUID
+    user_id: str | None
+    state: EndpointState
+    breaker: BreakerState
+    blocked_until: datetime | None
+    pending: int
+    oldest_pending_at: datetime | None
+    dead: int
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookStatus:
+    """How web hooks are doing.
+
+    Attributes:
+        endpoints: each of them, the operator's first.
+        to_fan_out: events that no dispatcher has looked at yet.
+        oldest_to_fan_out_at: when the oldest of them happened; None if there is none.
+        attempts: attempts that this process has made, by `2xx` to `5xx`, and `none` where there was no answer.
+    """
+
+    endpoints: tuple[EndpointStatus, ...]
+    to_fan_out: int
+    oldest_to_fan_out_at: datetime | None
+    attempts: dict[str, int]
+
+
+async def read_status(executor: Executor, endpoints: Iterable[Endpoint], attempts: dict[str, int]) -> WebhookStatus:
+    """Count what waits; reads all that is not delivered.
+
+    Args:
+        executor: where.
+        endpoints: which endpoints are to be told of.
+        attempts: counts of this process.
+
+    Raises:
+        DatabaseError: the database cannot be read.
+    """
+    # In this order, so that an event which is fanned out meanwhile is seen twice rather than not at all.
+    ((to_fan_out, oldest),) = await executor.read(TO_FAN_OUT, {}, scan=True)
+    rows = await executor.read(UNDELIVERED, {}, scan=True)
+    found = {(endpoint_id, state): (int(number), created_at) for endpoint_id, state, number, created_at in rows}
+    statuses = []
+    for endpoint in endpoints:
+        pending, since = found.get((endpoint.id, "pending"), (0, None))
+        dead, _ = found.get((endpoint.id, "dead"), (0, None))
+        statuses.append(
+            EndpointStatus(
+                endpoint.id,
+                endpoint.user_id,
+                endpoint.state,
+                _breaker(endpoint),
+                endpoint.blocked_until,
+                pending,
+                since,
+                dead,
+            )
+        )
+    statuses.sort(key=lambda status: (status.user_id is not None, status.user_id or "", status.id))
+    return WebhookStatus(tuple(statuses), int(to_fan_out), oldest, dict(attempts))
+
+
+def _breaker(endpoint: Endpoint) -> BreakerState:
+    if endpoint.failures < FAILURES_TO_OPEN:
+        return "closed"
+    return "open" if endpoint.blocked_until is not None and endpoint.blocked_until > now() else "half-open"
