@@ -58,7 +58,7 @@ def _reach(whose: str, *conditions: ColumnElement[bool], list_name: str) -> Reac
         list=Statement(list_name, select(*_front).where(*conditions)),
         find=Statement(named("find"), select(*_front).where(_this, *conditions)),
         read=Statement(named("read"), select(*_table.c).where(_this, *conditions)),
-        lock=Statement(named("lock"), select(*_table.c).where(_this, *conditions).with_for_update()),
+        lock=Statement(named("lock"), select(*_table.c).where(_this, *conditions).with_for_update(key_share=True)),
         update=Statement(
             named("update"),
             update(_table).where(_this, *conditions).values({name: bindparam(name) for name in CHANGING}),

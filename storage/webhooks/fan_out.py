@@ -56,26 +56,47 @@ def fan_out() -> Unit[FannedOut]:
         yield from execute(sql.PASS_OVER, last=oldest, limit=PASSED_OVER_AT_ONCE)
         return FannedOut(0, 0, more=True)
     listeners = yield from _listeners(user_id for _, user_id, _, _ in events)
+    if None in listeners.going:
+        return NOTHING  # the operator's endpoint is just being removed, or not: at the next look it is known
+    ready = [event for event in events if event[1] not in listeners.going]
     moment = now()
     deliveries = [
         {"endpoint_id": endpoint_id, "event_seq": seq, "line": line_of(user_id, type_, key), "now": moment}
-        for seq, user_id, type_, key in events
-        for endpoint_id, patterns, from_seq in (*listeners.get(None, ()), *listeners.get(user_id, ()))
+        for seq, user_id, type_, key in ready
+        for endpoint_id, patterns, from_seq in (*listeners.of(None), *listeners.of(user_id))
         if seq > from_seq and wants(patterns, type_)
     ]
     yield from execute_many(sql.ADD_DELIVERY, deliveries)
-    yield from execute_many(sql.FANNED_OUT, [{"event_seq": seq} for seq, *_ in events])
-    return FannedOut(len(events), len(deliveries), more=len(events) == AT_ONCE)
+    yield from execute_many(sql.FANNED_OUT, [{"event_seq": seq} for seq, *_ in ready])
+    return FannedOut(len(ready), len(deliveries), more=len(ready) == AT_ONCE)
 
 
-def _listeners(user_ids: Iterable[str]) -> Unit[dict[str | None, list[tuple[Any, tuple[str, ...], int]]]]:
-    """The endpoints by whom they belong to, None for the operator's, as (id, patterns, from_seq)."""
-    rows = yield from execute(sql.OPERATORS)
-    rows += yield from execute(sql.USERS, users=sorted(set(user_ids)))
+@dataclass(frozen=True, slots=True)
+class _Listeners:
+    """Who hears of some events.
+
+    Attributes:
+        by_owner: the endpoints as (id, patterns, from_seq), by whom they belong to; None is the operator.
+        going: owners of an endpoint that an open transaction is removing. Their events wait for its end; nobody else's
+            do.
+    """
+
+    by_owner: dict[str | None, list[tuple[Any, tuple[str, ...], int]]]
+    going: set[str | None]
+
+    def of(self, owner: str | None) -> list[tuple[Any, tuple[str, ...], int]]:
+        return self.by_owner.get(owner, [])
+
+
+def _listeners(user_ids: Iterable[str]) -> Unit[_Listeners]:
+    users = sorted(set(user_ids))
+    there = (yield from execute(sql.OPERATORS)) + (yield from execute(sql.USERS, users=users))
+    held = (yield from execute(sql.HOLD_OPERATORS)) + (yield from execute(sql.HOLD_USERS, users=users))
     found: dict[str | None, list[tuple[Any, tuple[str, ...], int]]] = {}
-    for endpoint_id, user_id, patterns, from_seq in rows:
+    for endpoint_id, user_id, patterns, from_seq in held:
         found.setdefault(user_id, []).append((endpoint_id, tuple(patterns), from_seq))
-    return found
+    stay = {row[0] for row in held}
+    return _Listeners(found, {row[1] for row in there if row[0] not in stay})
 
 
 def line_of(user_id: str, type_: str, key: str) -> int:

@@ -71,14 +71,15 @@ WAITING: Final = Statement(
     .limit(_limit),
 )
 _LISTENS: Final = (ENDPOINT.c.id, ENDPOINT.c.user_id, ENDPOINT.c.event_types, ENDPOINT.c.from_seq)
-OPERATORS: Final = Statement(
-    "webhook_endpoint.operators",
-    select(*_LISTENS).where(ENDPOINT.c.user_id.is_(None), ENDPOINT.c.state != "disabled"),
-)
-USERS: Final = Statement(
-    "webhook_endpoint.users",
-    select(*_LISTENS).where(any_of(ENDPOINT.c.user_id, bindparam("users")), ENDPOINT.c.state != "disabled"),
-)
+_operators: Final = select(*_LISTENS).where(ENDPOINT.c.user_id.is_(None), ENDPOINT.c.state != "disabled")
+_users: Final = select(*_LISTENS).where(any_of(ENDPOINT.c.user_id, bindparam("users")), ENDPOINT.c.state != "disabled")
+_held: Final[dict[str, Any]] = {"read": True, "key_share": True, "skip_locked": True}
+OPERATORS: Final = Statement("webhook_endpoint.operators", _operators)
+USERS: Final = Statement("webhook_endpoint.users", _users)
+HOLD_OPERATORS: Final = Statement("webhook_endpoint.hold_operators", _operators.with_for_update(**_held))
+HOLD_USERS: Final = Statement("webhook_endpoint.hold_users", _users.with_for_update(**_held))
+"""The same, but for those that somebody is just removing; the others stay until this transaction ends."""
+
 ADD_DELIVERY: Final = Statement(
     "delivery.add",
     insert(DELIVERY)
@@ -283,12 +284,12 @@ LEASE: Final = Statement(
         updated_at=_now,
     ),
 )
-_held: Final = and_(_one, DELIVERY.c.lease_token == bindparam("token", type_=Uuid()))
+_leased: Final = and_(_one, DELIVERY.c.lease_token == bindparam("token", type_=Uuid()))
 _released: Final[dict[str, Any]] = {"lease_until": null(), "lease_token": null(), "updated_at": _now}
 SETTLE: Final = Statement(
     "delivery.settle",
     update(DELIVERY)
-    .where(_held)
+    .where(_leased)
     .values(
         state=bindparam("state"),
         next_at=bindparam("next_at", type_=UTCDateTime()),
@@ -302,7 +303,7 @@ SETTLE: Final = Statement(
 SETTLE_UNSENT: Final = Statement(
     "delivery.settle_unsent",
     update(DELIVERY)
-    .where(_held)
+    .where(_leased)
     .values(
         state=bindparam("state"),
         next_at=bindparam("next_at", type_=UTCDateTime()),
@@ -318,7 +319,7 @@ SETTLE_UNSENT: Final = Statement(
 RENEW: Final = Statement(
     "delivery.renew",
     update(DELIVERY)
-    .where(_held)
+    .where(_leased)
     .values(lease_until=bindparam("lease_until", type_=UTCDateTime()))
     .returning(DELIVERY.c.event_seq),
 )
@@ -326,7 +327,7 @@ RENEW: Final = Statement(
 RELEASE: Final = Statement(
     "delivery.release",
     update(DELIVERY)
-    .where(_held)
+    .where(_leased)
     .values(
         attempts=DELIVERY.c.attempts - _ONE,
         next_at=bindparam("next_at", type_=UTCDateTime()),

@@ -6,6 +6,7 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
+import asyncpg
 import pytest
 
 from storage.clock import now
@@ -426,3 +427,49 @@ async def test_pruning_goes_through_more_events_than_one_transaction_takes(
     await place.rows("UPDATE event SET to_fan_out = NULL")
     assert await prune(place.database, now() + timedelta(seconds=1)) == 10
     assert await place.count("event") == 4
+
+
+async def test_an_endpoint_that_is_being_removed_or_changed_holds_up_nobody_else(postgres_url: str) -> None:
+    place = QueuePlace(postgres_url)
+    going = await place.add_endpoint(user_id="alice")
+    stays = await place.add_endpoint(user_id="bob")
+    await place.record("a", user_id="alice")
+    await place.record("b", user_id="bob")
+    other = await asyncpg.connect(parse_url(postgres_url).location)
+    for change in ("UPDATE webhook_endpoint SET description = 'x'", "DELETE FROM webhook_endpoint"):
+        transaction = other.transaction()
+        await transaction.start()
+        await other.execute(f"{change} WHERE id = $1", going)
+        async with asyncio.timeout(10):
+            fanned = await place.fan_out()
+        assert fanned.events == (2 if change.startswith("UPDATE") else 1)
+        await transaction.rollback()
+        await place.fan_out()
+        assert len(await place.deliveries(going)) == len(await place.deliveries(stays))
+        await place.record("a", user_id="alice")
+        await place.record("b", user_id="bob")
+    await other.close()
+    await place.database.close()
+
+
+async def test_an_endpoint_that_comes_and_goes_while_events_are_fanned_out_breaks_nothing(own_url: str) -> None:
+    place, other = QueuePlace(own_url), QueuePlace(own_url)
+    stays = await place.add_endpoint()
+
+    async def churn() -> None:
+        for _ in range(15):
+            await other.add_endpoint(user_id="alice")
+            await other.rows("DELETE FROM webhook_endpoint WHERE user_id = 'alice'")
+
+    churning = asyncio.create_task(churn())
+    number = 0
+    while not churning.done():
+        await place.record(str(number))
+        await place.fan_out()
+        number += 1
+    await churning
+    await place.fan_out()
+    assert len(await place.deliveries(stays)) == number
+    await place.empty()
+    for one in (place, other):
+        await one.database.close()
