@@ -31,7 +31,8 @@ _KEPT = (
 )
 _PARTIAL = {
     "ix_delivery_pending": (["endpoint_id", "event_seq"], "state = 'pending'"),
-    "ix_delivery_line": (["endpoint_id", "line", "event_seq"], "state <> 'delivered'"),
+    "ix_delivery_line": (["endpoint_id", "line", "event_seq"], "state = 'pending'"),
+    "ix_delivery_dead_line": (["endpoint_id", "line", "event_seq"], "state = 'dead'"),
     "ix_delivery_batch": (["endpoint_id", "batch_id"], "state = 'pending' AND batch_id IS NOT NULL"),
     "ix_delivery_dead": (["endpoint_id", "event_seq"], "state = 'dead'"),
 }

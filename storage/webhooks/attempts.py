@@ -5,16 +5,19 @@ Nothing that goes wrong here is raised: whatever it is, the claim gets an outcom
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from random import random
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from storage.clock import now
 from storage.errors import (
+    DatabaseError,
     EgressRefused,
     EncryptionError,
     FileCorrupted,
@@ -39,6 +42,11 @@ if TYPE_CHECKING:
     from storage.webhooks.sender import Sender
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_IN_THREAD_BYTES: Final = 1024 * 1024
+"""From here on it takes longer than a thread hop by far."""
 
 UNTRIED_SECONDS: Final = 30.0
 """When to look again after a key or a file store was not at hand, which is no fault of the receiver's."""
@@ -91,6 +99,8 @@ class Attempts:
             return [self._untried(row, claim, f"waits for the master key: {error}")]
         except FileStoreError as error:
             return [self._untried(row, claim, f"waits for the file store: {error}")]
+        except DatabaseError as error:
+            return [self._untried(row, claim, f"waits for the database: {error}")]
         except EgressRefused as error:
             return [self._settled(claim, Answer(None, str(error)))]
         except Exception as error:
@@ -107,7 +117,7 @@ class Attempts:
         settled: list[Settled] = []
         blocked: set[int] = set()
         for item, brought in zip(claim.items, found, strict=True):
-            part = Claim(claim.token, (item,), claim.batch_id)
+            part = replace(claim, items=(item,))
             line = line_of(item.event.user_id, item.event.type, item.event.key)
             if isinstance(brought, Exception):
                 settled.append(_impossible(part, str(brought)))
@@ -119,9 +129,9 @@ class Attempts:
                 left.append(item)
         if not items:
             return settled
-        claim = Claim(claim.token, tuple(left), claim.batch_id)
+        claim = replace(claim, items=tuple(left))
         try:
-            message = _message(endpoint, claim, items)
+            message = await _in_thread_if_long(_content_bytes(items), _message, endpoint, claim, items)
             if not await may_send(claim):
                 return [*settled, Settled(claim, "released", text="was not ready in time", is_attempt=False)]
             answer = await self.send(endpoint, message, sending)
@@ -151,7 +161,8 @@ class Attempts:
         from storage.webhooks.signature import signature_headers
 
         begun = monotonic()
-        signed = signature_headers(sending.secrets, message.id, now(), message.body)
+        body = message.body
+        signed = await _in_thread_if_long(len(body), signature_headers, sending.secrets, message.id, now(), body)
         answer = await self._sender.send(message, {**sending.headers, **signed})
         answer = without_secrets(answer, sending)
         self.counts["none" if answer.status is None else f"{answer.status // 100}xx"] += 1
@@ -177,6 +188,15 @@ class Attempts:
 
 Make = Callable[[Mapping[str, Any], Claim, MaySend], Awaitable[list[Settled]]]
 """What a dispatcher calls for each claim: Attempts.make."""
+
+
+async def _in_thread_if_long(size: int, function: Callable[..., T], *arguments: Any) -> T:
+    """Encoding and signing megabytes would hold up the event loop of the application."""
+    return await asyncio.to_thread(function, *arguments) if size >= _IN_THREAD_BYTES else function(*arguments)
+
+
+def _content_bytes(items: list[tuple[Event, Included]]) -> int:
+    return sum(len(brought.content) for _, brought in items if brought.content is not None)
 
 
 def _message(endpoint: Endpoint, claim: Claim, items: list[tuple[Event, Included]]) -> Message:

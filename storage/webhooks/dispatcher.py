@@ -33,6 +33,10 @@ log = logging.getLogger(__name__)
 CONCURRENCY: Final = 8
 """Requests to one endpoint under way at once: hides its latency, and spares a small receiver."""
 
+REQUESTS: Final = 256
+"""Requests under way at once, shared by the endpoints that have any; each has one at least. Sockets are files, and a
+process has 1,024 of those by default, which the application needs as well."""
+
 LEASE_MARGIN: Final = 30.0
 """Seconds that a lease outlasts an attempt's own deadline: within them it has to begin, so none outlives its lease."""
 
@@ -188,7 +192,8 @@ class Dispatcher:
     async def exchange(self, endpoint_id: uuid.UUID, settled: list[Settled], under_way: int) -> tuple[Exchanged, float]:
         """See storage.webhooks.queue.exchange; and by when (monotonic) what was claimed has to be on its way."""
         send_before = monotonic() + self._lease_margin
-        slots = 0 if self._stopping else self._concurrency - under_way
+        share = min(self._concurrency, max(1, REQUESTS // max(1, len(self._workers))))
+        slots = 0 if self._stopping else max(0, share - under_way)
         exchanged = await self._database.run(
             lambda: exchange(endpoint_id, settled, slots=slots, lease=self._lease, random=random)
         )

@@ -25,6 +25,9 @@ from storage.webhooks.table import HEADERS, PREVIOUS_SECRET, SECRET
 INCLUDE_BYTES: Final = 16 * 1024 * 1024
 """Longest content that an event brings along unless the endpoint says otherwise."""
 
+SHORTEST_PART: Final = 3
+"""Characters of a secret that say nothing of it, and occur by chance."""
+
 _SEALED: Final = (SECRET, PREVIOUS_SECRET, HEADERS)
 
 
@@ -117,9 +120,14 @@ def sealed_values(row: Mapping[str, Any]) -> list[bytes]:
 def without_secrets(answer: Answer, sending: SendingSecrets) -> Answer:
     """The answer with what was sent in confidence left out: a receiver may quote it."""
     text = answer.text
-    for secret in sorted((*sending.secrets, *sending.headers.values()), key=len, reverse=True):
-        if secret:
-            text = text.replace(secret, "***")
+    confidential = [secret for secret in (*sending.secrets, *sending.headers.values()) if secret]
+    for secret in sorted(confidential, key=len, reverse=True):
+        text = text.replace(secret, "***")
+        # Only the beginning of an answer is kept, which may end in the middle of one.
+        for length in range(min(len(secret), len(text)), SHORTEST_PART, -1):
+            if text.endswith(secret[:length]):
+                text = text[:-length] + "***"
+                break
     return Answer(answer.status, text, answer.retry_after)
 
 

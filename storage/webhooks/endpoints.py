@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from storage.clock import now
 from storage.database.unit import Executor, Step, Unit, execute
 from storage.encryption.keyring import EVERYONE, KeyRing
-from storage.errors import EndpointNotFound, InvalidInput
+from storage.errors import EndpointNotFound, InvalidInput, QuotaExceeded
 from storage.identity import new_id, user_key
 from storage.webhooks import endpoint_checks as check
 from storage.webhooks import outbox
@@ -53,6 +53,9 @@ if TYPE_CHECKING:
     from storage.webhooks.egress import Egress
 
 T = TypeVar("T")
+
+MOST_ENDPOINTS: Final = 100
+"""Of one user: each of them multiplies every event. The operator knows what he does."""
 
 ATTEMPT_SECONDS: Final = 15.0
 """How long `test` may take, unless the configuration says otherwise (`webhook_timeout`)."""
@@ -169,6 +172,7 @@ class Endpoints:
         Raises:
             InvalidInput: one of these is not acceptable.
             EgressRefused: nothing may be sent to this address; the message names the setting that allows it.
+            QuotaExceeded: the user has 100 endpoints.
             KeyMissing, KeyMismatch, KeyUnavailable: locked, and there is something to seal.
         """
         kind, how = check.checked_format(format), check.checked_mode(mode)
@@ -195,6 +199,10 @@ class Endpoints:
         sent = headers_text(check.checked_headers(headers or {}))
 
         def unit(keys: KeySet | None) -> Unit[Endpoint]:
+            if self._owner is not None:
+                there = len((yield from execute(self._reach.list, owner=self._owner)))
+                if there >= MOST_ENDPOINTS:
+                    raise QuotaExceeded(f"{self._owner!r} has {there} endpoints already; remove one first")
             after = {**row, "from_seq": (yield from last_event())}
             if keys is not None:
                 after["secret"] = sealed(keys, SECRET, row, signing)

@@ -68,7 +68,7 @@ def fan_out() -> Unit[FannedOut]:
     ]
     yield from execute_many(sql.ADD_DELIVERY, deliveries)
     yield from execute_many(sql.FANNED_OUT, [{"event_seq": seq} for seq, *_ in ready])
-    return FannedOut(len(ready), len(deliveries), more=len(ready) == AT_ONCE)
+    return FannedOut(len(ready), len(deliveries), more=bool(ready) and len(events) == AT_ONCE)
 
 
 @dataclass(frozen=True, slots=True)

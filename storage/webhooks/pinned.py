@@ -6,6 +6,7 @@ The pool looks at every idle connection before every request, so a stream knows 
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import Iterable
 from contextvars import ContextVar
@@ -47,6 +48,16 @@ class Attempt:
 
 ATTEMPT: Final[ContextVar[Attempt]] = ContextVar("ATTEMPT")
 """The request that this task is about: the pool tells the network a host and a port only."""
+
+
+class _NoHeaders(logging.Filter):
+    """Leaves out what httpcore2 logs of the headers of our requests' answers, which may hold a cookie; nobody else's."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return ATTEMPT.get(None) is None or "headers.complete" not in record.getMessage()
+
+
+logging.getLogger("httpcore2.http11").addFilter(_NoHeaders())
 
 
 class PinnedNetwork(httpcore2.AsyncNetworkBackend):

@@ -52,11 +52,19 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What is to be sent with one request, leased by one token: one event, or a batch of them in order."""
+    """What is to be sent with one request, leased by one token: one event, or a batch of them in order.
+
+    Attributes:
+        token: of the lease.
+        items: the events.
+        batch_id: of the batch; None for one event.
+        url: where the endpoint was when it was claimed.
+    """
 
     token: uuid.UUID
     items: tuple[Claimed, ...]
     batch_id: uuid.UUID | None = None
+    url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +128,10 @@ def exchange(
     endpoint = dict(zip(sql.ENDPOINT.c.keys(), rows[0], strict=True))
     moment = now()
     yield from _settle(endpoint_id, settled, moment)
-    breaker = _breaker(endpoint, settled, moment, random)
-    if any(item.outcome == "gone" for item in settled):
+    # What a receiver has answered says nothing of the one at the URL to which the endpoint has moved since.
+    of_now = [item for item in settled if item.claim.url in (None, endpoint["url"])]
+    breaker = _breaker(endpoint, of_now, moment, random)
+    if any(item.outcome == "gone" for item in of_now):
         yield from execute(sql.DISABLE, endpoint_id=endpoint_id, state_reason=GONE, now=moment)
         endpoint["state"] = "disabled"
     failures, blocked_until = breaker
@@ -209,7 +219,7 @@ def _claim_heads(
     endpoint: Mapping[str, Any], moment: datetime, lease: timedelta, slots: int
 ) -> Unit[tuple[Claim, ...]]:
     rows = yield from execute(sql.HEADS[endpoint["on_dead"]], endpoint_id=endpoint["id"], now=moment, limit=slots)
-    claims = tuple(Claim(new_id(), (_claimed(row),)) for row in rows)
+    claims = tuple(Claim(new_id(), (_claimed(row),), url=endpoint["url"]) for row in rows)
     yield from _lease(endpoint, claims, moment, lease)
     return claims
 
@@ -229,14 +239,27 @@ def _claim_batch(
         rows = yield from execute(sql.OF_BATCH, endpoint_id=endpoint["id"], batch_id=batch_id)
     else:
         most = max(endpoint["batch_events"], 1)
-        rows = yield from execute(sql.NEXT[endpoint["on_dead"]], endpoint_id=endpoint["id"], now=moment, limit=most)
+        rows = yield from execute(sql.NEXT[endpoint["on_dead"]], endpoint_id=endpoint["id"], limit=most)
+        rows = _free(rows, moment)
         rows, due = _complete(endpoint, rows, moment)
         if due is not None or not rows:
             return (), due
         batch_id = new_id()
-    claim = Claim(new_id(), tuple(_claimed(row) for row in rows), batch_id)
+    claim = Claim(new_id(), tuple(_claimed(row) for row in rows), batch_id, endpoint["url"])
     yield from _lease(endpoint, (claim,), moment, lease)
     return (claim,), None
+
+
+def _free(rows: list[Row], moment: datetime) -> list[Row]:
+    """Those of the rows that may go now, and are not behind one of their line that may not."""
+    free: list[Row] = []
+    held: set[int] = set()
+    for line, next_at, lease_until, *row in rows:
+        if line in held or next_at > moment or (lease_until is not None and lease_until > moment):
+            held.add(line)
+        else:
+            free.append(tuple(row))
+    return free
 
 
 def _complete(endpoint: Mapping[str, Any], rows: list[Row], moment: datetime) -> tuple[list[Row], datetime | None]:

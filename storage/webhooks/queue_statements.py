@@ -150,7 +150,18 @@ def _endpoints_with_pending() -> Any:
 
 READY: Final = Statement("delivery.ready", _endpoints_with_pending())
 
-_ahead: Final = DELIVERY.alias("ahead")
+
+def _is_before(state: Any) -> Any:
+    """Whether an earlier event of the same line is in this state: one look-up in the index of that state's lines."""
+    earlier = DELIVERY.alias()
+    return exists().where(
+        earlier.c.endpoint_id == DELIVERY.c.endpoint_id,
+        earlier.c.line == DELIVERY.c.line,
+        earlier.c.event_seq < DELIVERY.c.event_seq,
+        earlier.c.state == state,
+    )
+
+
 _claimable: Final = (
     select(DELIVERY.c.event_seq)
     .select_from(DELIVERY.join(ENDPOINT, ENDPOINT.c.id == DELIVERY.c.endpoint_id))
@@ -162,13 +173,8 @@ _claimable: Final = (
             DELIVERY.c.lease_until > _now,
             and_(
                 DELIVERY.c.next_at <= _now,
-                ~exists().where(
-                    _ahead.c.endpoint_id == DELIVERY.c.endpoint_id,
-                    _ahead.c.line == DELIVERY.c.line,
-                    _ahead.c.event_seq < DELIVERY.c.event_seq,
-                    _ahead.c.state != _DELIVERED,
-                    or_(_ahead.c.state == _PENDING, ENDPOINT.c.on_dead == literal_column("'block'")),
-                ),
+                ~_is_before(_PENDING),
+                or_(ENDPOINT.c.on_dead == literal_column("'skip'"), ~_is_before(_DEAD)),
             ),
         ),
     )
@@ -193,26 +199,16 @@ LOCK_ENDPOINT: Final = Statement(
 )
 
 
-def _earlier(*, dead_too: bool) -> Any:
-    """Whether an earlier event of the same line is yet to arrive."""
-    earlier = DELIVERY.alias("earlier")
-    found = exists().where(
-        earlier.c.endpoint_id == DELIVERY.c.endpoint_id,
-        earlier.c.line == DELIVERY.c.line,
-        earlier.c.event_seq < DELIVERY.c.event_seq,
-        earlier.c.state != _DELIVERED,
-    )
-    return found if dead_too else found.where(earlier.c.state == _PENDING)
-
-
 _claimed: Final = (DELIVERY.c.attempts, DELIVERY.c.batch_id, *EVENT_COLUMNS)
 _with_event: Final = DELIVERY.join(EVENT, EVENT.c.seq == DELIVERY.c.event_seq)
 _candidates: Final = select(*_claimed).select_from(_with_event).where(_of_endpoint, DELIVERY.c.state == _PENDING)
 
+_unblocked: Final = {"skip": (), "block": (~_is_before(_DEAD),)}
+
 HEADS: Final = {
     on_dead: Statement(
         f"delivery.heads_{on_dead}",
-        _candidates.where(_is_free, ~_earlier(dead_too=on_dead == "block"))
+        _candidates.where(_is_free, ~_is_before(_PENDING), *_unblocked[on_dead])
         .order_by(DELIVERY.c.event_seq)
         .limit(_limit),
     )
@@ -221,37 +217,16 @@ HEADS: Final = {
 """The first event of each line that is free and due."""
 
 
-def _behind_one_that_waits() -> Any:
-    """Whether an earlier event of the same line may not go yet: by another clock, or because it went alone before."""
-    waiting = DELIVERY.alias("waiting")
-    return exists().where(
-        waiting.c.endpoint_id == DELIVERY.c.endpoint_id,
-        waiting.c.line == DELIVERY.c.line,
-        waiting.c.event_seq < DELIVERY.c.event_seq,
-        waiting.c.state != _DELIVERED,
-        waiting.c.state == _PENDING,
-        or_(waiting.c.next_at > _now, waiting.c.lease_until > _now),
-    )
-
-
-_dead_before: Final = DELIVERY.alias("dead_before")
-_unbatched: Final = _candidates.where(DELIVERY.c.batch_id.is_(None), _is_free, ~_behind_one_that_waits())
 NEXT: Final = {
-    "skip": Statement("delivery.next_skip", _unbatched.order_by(DELIVERY.c.event_seq).limit(_limit)),
-    "block": Statement(
-        "delivery.next_block",
-        _unbatched.where(
-            ~exists().where(
-                _dead_before.c.endpoint_id == DELIVERY.c.endpoint_id,
-                _dead_before.c.line == DELIVERY.c.line,
-                _dead_before.c.event_seq < DELIVERY.c.event_seq,
-                _dead_before.c.state != _DELIVERED,
-                _dead_before.c.state == _DEAD,
-            )
-        )
+    on_dead: Statement(
+        f"delivery.next_{on_dead}",
+        select(DELIVERY.c.line, DELIVERY.c.next_at, DELIVERY.c.lease_until, *_claimed)
+        .select_from(_with_event)
+        .where(_of_endpoint, DELIVERY.c.state == _PENDING, DELIVERY.c.batch_id.is_(None), *_unblocked[on_dead])
         .order_by(DELIVERY.c.event_seq)
         .limit(_limit),
-    ),
+    )
+    for on_dead in ("skip", "block")
 }
 """The events that the next batch is made of."""
 
@@ -365,13 +340,16 @@ _waited_for: Final = exists().where(
     ENDPOINT.c.id == DELIVERY.c.endpoint_id,
     ENDPOINT.c.state != "disabled",
 )
+_oldest: Final = select(func.min(ENDPOINT.c.from_seq)).where(ENDPOINT.c.state != "disabled").scalar_subquery()
+_AFTER_ALL: Final = str(2**62)
 PRUNE: Final = Statement(
-    "event.prune",
+    # It looks at every endpoint once for some hundred events.
+    "report.webhook_prune",
     delete(EVENT)
     .where(
         EVENT.c.seq > bindparam("after", type_=BigInteger),
         EVENT.c.seq <= bindparam("last", type_=BigInteger),
-        or_(EVENT.c.to_fan_out.is_(None), EVENT.c.seq <= bindparam("oldest_endpoint", type_=BigInteger)),
+        or_(EVENT.c.to_fan_out.is_(None), EVENT.c.seq <= func.coalesce(_oldest, literal_column(_AFTER_ALL))),
         ~_waited_for,
     )
     .returning(EVENT.c.seq),

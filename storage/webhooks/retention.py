@@ -17,8 +17,6 @@ AT_ONCE: Final = 500
 MOST_DAYS: Final = 36_500
 """A hundred years; much more would reach back behind the year 1."""
 
-_EVER: Final = 2**62
-
 
 async def prune(database: Database, before: datetime) -> int:
     """Remove the events of before `before`, with their deliveries; returns how many.
@@ -47,8 +45,4 @@ async def prune(database: Database, before: datetime) -> int:
 
 
 def _prune(after: int, last: int) -> Unit[int]:
-    ((oldest,),) = yield from execute(sql.OLDEST_ENDPOINT)
-    rows = yield from execute(
-        sql.PRUNE, after=after, last=last, oldest_endpoint=_EVER if oldest is None else int(oldest)
-    )
-    return len(rows)
+    return len((yield from execute(sql.PRUNE, after=after, last=last)))

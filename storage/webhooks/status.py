@@ -6,9 +6,9 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
-from sqlalchemy import Integer, func, literal_column, select
+from sqlalchemy import Integer, bindparam, func, literal_column, select, union_all
 
 from storage.clock import now
 from storage.database.statement import Statement
@@ -20,26 +20,34 @@ from storage.webhooks.retry import FAILURES_TO_OPEN
 BreakerState: TypeAlias = Literal["closed", "open", "half-open"]
 """`open`: nothing is sent. `half-open`: one event at a time tries whether the receiver is back."""
 
-_undelivered: Final = (
-    select(
-        DELIVERY.c.endpoint_id,
-        DELIVERY.c.state,
-        func.count().label("number"),
-        func.min(DELIVERY.c.event_seq).label("first"),
+
+def _counted(state: str) -> Any:
+    # A literal each, so that the partial index of that state serves it.
+    return (
+        select(
+            DELIVERY.c.endpoint_id,
+            literal_column(f"'{state}'").label("state"),
+            func.count().label("number"),
+            func.min(DELIVERY.c.event_seq).label("first"),
+        )
+        .where(DELIVERY.c.state == literal_column(f"'{state}'"))
+        .group_by(DELIVERY.c.endpoint_id)
     )
-    .where(DELIVERY.c.state != literal_column("'delivered'"))
-    .group_by(DELIVERY.c.endpoint_id, DELIVERY.c.state)
-    .subquery()
-)
+
+
+_undelivered: Final = union_all(_counted("pending"), _counted("dead")).subquery()
 UNDELIVERED: Final = Statement(
     "report.webhook_undelivered",
     select(_undelivered.c.endpoint_id, _undelivered.c.state, _undelivered.c.number, EVENT.c.created_at).select_from(
         _undelivered.join(EVENT, EVENT.c.seq == _undelivered.c.first)
     ),
 )
-TO_FAN_OUT: Final = Statement(
-    "report.webhook_to_fan_out",
-    select(func.count(type_=Integer), func.min(EVENT.c.created_at)).where(EVENT.c.to_fan_out.is_not(None)),
+_to_fan_out: Final = select(func.count(type_=Integer), func.min(EVENT.c.created_at)).where(
+    EVENT.c.to_fan_out.is_not(None)
+)
+TO_FAN_OUT: Final = Statement("report.webhook_to_fan_out", _to_fan_out)
+TO_FAN_OUT_OF: Final = Statement(
+    "report.webhook_to_fan_out_of", _to_fan_out.where(EVENT.c.user_id == bindparam("owner"))
 )
 
 
@@ -76,7 +84,8 @@ class WebhookStatus:
         endpoints: each of them, the operator's first.
         to_fan_out: events that no dispatcher has looked at yet.
         oldest_to_fan_out_at: when the oldest of them happened; None if there is none.
-        attempts: attempts that this process has made, by `2xx` to `5xx`, and `none` where there was no answer.
+        attempts: attempts that this process has made, by `2xx` to `5xx`, and `none` where there was no answer. For the
+            operator; they are everyone's.
     """
 
     endpoints: tuple[EndpointStatus, ...]
@@ -85,19 +94,23 @@ class WebhookStatus:
     attempts: dict[str, int]
 
 
-async def read_status(executor: Executor, endpoints: Iterable[Endpoint], attempts: dict[str, int]) -> WebhookStatus:
+async def read_status(
+    executor: Executor, endpoints: Iterable[Endpoint], attempts: dict[str, int], owner: str | None
+) -> WebhookStatus:
     """Count what waits; reads all that is not delivered.
 
     Args:
         executor: where.
         endpoints: which endpoints are to be told of.
         attempts: counts of this process.
+        owner: whose events; everyone's if None.
 
     Raises:
         DatabaseError: the database cannot be read.
     """
     # In this order, so that an event which is fanned out meanwhile is seen twice rather than not at all.
-    ((to_fan_out, oldest),) = await executor.read(TO_FAN_OUT, {}, scan=True)
+    statement = TO_FAN_OUT if owner is None else TO_FAN_OUT_OF
+    ((to_fan_out, oldest),) = await executor.read(statement, {"owner": owner}, scan=True)
     rows = await executor.read(UNDELIVERED, {}, scan=True)
     found = {(endpoint_id, state): (int(number), created_at) for endpoint_id, state, number, created_at in rows}
     statuses = []

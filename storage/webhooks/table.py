@@ -16,7 +16,6 @@ from storage.encryption.registry import SealedColumn, register
 _IS_SEALED: Final = text("content_key IS NOT NULL")
 _TO_FAN_OUT: Final = text("to_fan_out IS NOT NULL")
 _PENDING: Final = text("state = 'pending'")
-_UNDELIVERED: Final = text("state <> 'delivered'")
 _IN_BATCH: Final = text("state = 'pending' AND batch_id IS NOT NULL")
 _DEAD: Final = text("state = 'dead'")
 
@@ -115,9 +114,11 @@ class DeliveryTable(Table, table=True):
             "endpoint_id",
             "line",
             "event_seq",
-            sqlite_where=_UNDELIVERED,
-            postgresql_where=_UNDELIVERED,
+            sqlite_where=_PENDING,
+            postgresql_where=_PENDING,
         ),
+        # Two and not one: dead letters stay, and a claim would walk over all of them to find what waits.
+        Index("ix_delivery_dead_line", "endpoint_id", "line", "event_seq", sqlite_where=_DEAD, postgresql_where=_DEAD),
         Index("ix_delivery_batch", "endpoint_id", "batch_id", sqlite_where=_IN_BATCH, postgresql_where=_IN_BATCH),
         Index("ix_delivery_dead", "endpoint_id", "event_seq", sqlite_where=_DEAD, postgresql_where=_DEAD),
     )

@@ -39,7 +39,8 @@ class Webhooks(Endpoints):
         Raises:
             DatabaseError: the database cannot be read.
         """
-        return await read_status(self._executor, await self.list(), self._counts())
+        counts = self._counts() if self._owner is None else {}
+        return await read_status(self._executor, await self.list(), counts, self._owner)
 
     async def has_due(self) -> bool:
         """Whether an event can be sent now, or is being sent, to anybody. Reads all that waits.

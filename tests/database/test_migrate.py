@@ -292,8 +292,8 @@ async def main(url):
     async with Storage.open(url, file_store="memory") as storage:
         await storage.user("a").conversations.count()
 asyncio.run(main(sys.argv[1]))
-heavy = {"alembic", "asyncpg", "aiosqlite", "cyclopts", "rich", "cryptography", "httpcore2", "h11", "obstore"} & set(sys.modules)
-print(sorted(heavy))
+heavy = {"alembic", "asyncpg", "aiosqlite", "cyclopts", "rich", "cryptography", "httpcore2", "h11", "obstore"}
+print(sorted(heavy & set(sys.modules)))
 """
     outputs = [
         subprocess.run([sys.executable, "-c", code, sqlite_url], check=True, capture_output=True, text=True).stdout

@@ -247,3 +247,20 @@ async def test_it_outlives_a_database_that_fails(place: QueuePlace, postman: Pos
     await place.record("a")
     await delivered(place, 1)
     await dispatcher.close()
+
+
+async def test_many_endpoints_that_hang_share_what_one_process_may_have_under_way(
+    place: QueuePlace, postman: Postman, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.webhooks.dispatcher.REQUESTS", 8)
+    for _ in range(4):
+        await place.add_endpoint()
+    postman.gate.clear()
+    await place.record(*(str(number) for number in range(20)))
+    dispatcher.start()
+    await until(lambda: postman.under_way >= 8)
+    for number in range(5):
+        await place.record(f"later {number}")
+    assert postman.most_under_way == 8
+    postman.gate.set()
+    await delivered(place, 100)
