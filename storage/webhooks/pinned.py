@@ -51,7 +51,7 @@ ATTEMPT: Final[ContextVar[Attempt]] = ContextVar("ATTEMPT")
 
 
 class _NoHeaders(logging.Filter):
-    """Leaves out what httpcore2 logs of the headers of our requests' answers, which may hold a cookie; nobody else's."""
+    """Leaves out what httpcore2 logs of our answers' headers, which may hold a cookie; and nobody else's."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return ATTEMPT.get(None) is None or "headers.complete" not in record.getMessage()
