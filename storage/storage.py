@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from storage.masking.maskers import Maskers
     from storage.status import StorageStatus
     from storage.users import DeletedUser, UserInfo
-    from storage.webhooks.delivery import Delivery
-    from storage.webhooks.egress import Egress
+    from storage.webhooks.delivery.process import Delivery
+    from storage.webhooks.sending.egress import Egress
     from storage.webhooks.verbs import Webhooks
 
 S = TypeVar("S")
@@ -115,10 +115,10 @@ class Storage:
 
     async def _begin_web_hooks(self) -> None:
         if self.config.file_store_web_hook_url:
-            from storage.webhooks.configured import ensure_configured
+            from storage.webhooks.endpoints.configured import ensure_configured
 
             await ensure_configured(self.database, self.keyring, self._egress, self.config)
-        from storage.webhooks.delivery import Delivery, announce
+        from storage.webhooks.delivery.process import Delivery, announce
 
         if self.config.webhook_delivery:
             contents = Contents(self.blobs, self.keyring)
@@ -175,7 +175,7 @@ class Storage:
 
     @cached_property
     def _egress(self) -> Egress:
-        from storage.webhooks.egress import Egress, parse
+        from storage.webhooks.sending.egress import Egress, parse
 
         url = self.config.file_store_web_hook_url
         try:

@@ -18,8 +18,8 @@ from storage.errors import FileStoreUnavailable, InvalidInput, KeyMissing, Secre
 from storage.files.backends.memory import MemoryFileStore
 from storage.tables import metadata
 from storage.users import owned_tables
-from storage.webhooks.egress import Egress
-from storage.webhooks.endpoints import Endpoints
+from storage.webhooks.endpoints.store import Endpoints
+from storage.webhooks.sending.egress import Egress
 
 
 @pytest.fixture

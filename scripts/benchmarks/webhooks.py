@@ -28,11 +28,11 @@ from sqlalchemy import text
 from storage import Storage, StorageConfig
 from storage.database.unit import Unit
 from storage.files import rows as file_rows
-from storage.webhooks.dispatcher import CONCURRENCY
-from storage.webhooks.endpoint import Batching
-from storage.webhooks.fan_out import fan_out
+from storage.webhooks.delivery.dispatcher import CONCURRENCY
+from storage.webhooks.endpoints.model import Batching
 from storage.webhooks.outbox import change, record_all
-from storage.webhooks.queue import Claim, Settled, exchange
+from storage.webhooks.queue.exchange import Claim, Settled, exchange
+from storage.webhooks.queue.fan_out import fan_out
 from tests.servers.postgres import PostgresServer
 from tests.servers.receiver import ReceiverProcess
 

@@ -18,7 +18,7 @@ from storage.cli.output import Column, count, line, moment, note, show_json, tab
 
 if TYPE_CHECKING:
     from storage.storage import Storage
-    from storage.webhooks.status import WebhookStatus
+    from storage.webhooks.queue.status import WebhookStatus
     from storage.webhooks.verbs import Webhooks
 
 _NOTHING_LEFT_SECONDS: Final = 0.2
@@ -209,8 +209,8 @@ async def prune(
     """
     from storage.clock import now
     from storage.errors import InvalidInput
-    from storage.webhooks.retention import MOST_DAYS
-    from storage.webhooks.retention import prune as prune_events
+    from storage.webhooks.queue.retention import MOST_DAYS
+    from storage.webhooks.queue.retention import prune as prune_events
 
     async with opened(connection) as storage:
         age = storage.config.event_retention_days if days is None else days

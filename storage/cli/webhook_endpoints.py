@@ -18,13 +18,13 @@ from storage.cli.connection import DEFAULT, AsJSON, Connection, EveryUser, User,
 from storage.cli.output import line, pairs, show_json
 from storage.cli.prompt import STANDARD_INPUT
 from storage.cli.webhook_deliveries import EndpointId
-from storage.webhooks.endpoint import Batching, Format, Include, OnDead
+from storage.webhooks.endpoints.model import Batching, Format, Include, OnDead
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from storage.storage import Storage
-    from storage.webhooks.endpoint import Endpoint
+    from storage.webhooks.endpoints.model import Endpoint
     from storage.webhooks.verbs import Webhooks
 
 _ANSWERS: Final = {"yes": True, "no": False}

@@ -16,7 +16,7 @@ from storage.cli.connection import AsJSON, flag
 from storage.cli.output import iso, line, note, plain, size
 
 if TYPE_CHECKING:
-    from storage.webhooks.receiver import Received
+    from storage.webhooks.sending.receiver import Received
 
 PORT: Final = 8787
 
@@ -51,8 +51,8 @@ async def listen(
     """
     from storage.cli.prompt import ask_secret
     from storage.errors import InvalidInput
-    from storage.webhooks.receiver import Receiver
-    from storage.webhooks.signature import checked_secret
+    from storage.webhooks.sending.receiver import Receiver
+    from storage.webhooks.sending.signature import checked_secret
 
     if requests is not None and requests < 1:
         raise InvalidInput(f"--requests must be at least 1, not {requests}")

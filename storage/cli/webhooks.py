@@ -15,7 +15,7 @@ from storage.cli.webhook_endpoints import SecretFrom, SecretTo, add, hand_over, 
 from storage.cli.webhook_listen import listen
 
 if TYPE_CHECKING:
-    from storage.webhooks.endpoint import Endpoint
+    from storage.webhooks.endpoints.model import Endpoint
 
 app = App(name="webhooks", help="Tell other programs of changes: endpoints, deliveries, dead letters.")
 

@@ -18,10 +18,10 @@ from pydantic import SecretStr
 from storage.errors import ConfigurationError, FileNotFound
 from storage.files.catalog import FileCatalog
 from storage.files.store import FileStat, FileStore
-from storage.webhooks.endpoint import Batching, Endpoint, Mode
+from storage.webhooks.endpoints.model import Batching, Endpoint, Mode
 
 if TYPE_CHECKING:
-    from storage.webhooks.endpoints import Endpoints
+    from storage.webhooks.endpoints.store import Endpoints
 
 BATCH_TIMEOUT_SECONDS: Final = 5.0
 BATCH_SIZE_LIMIT_BYTES: Final = 1024 * 1024

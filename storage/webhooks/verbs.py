@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from storage.clock import now
 from storage.errors import InvalidInput
-from storage.webhooks import dead_letters
-from storage.webhooks.dead_letters import DeadLetter
-from storage.webhooks.endpoints import Endpoints
-from storage.webhooks.queue_statements import HAS_DUE
-from storage.webhooks.status import WebhookStatus, read_status
+from storage.webhooks.endpoints.store import Endpoints
+from storage.webhooks.queue import dead_letters
+from storage.webhooks.queue.dead_letters import DeadLetter
+from storage.webhooks.queue.statements import HAS_DUE
+from storage.webhooks.queue.status import WebhookStatus, read_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from storage.webhooks.signature import new_secret
+from storage.webhooks.sending.signature import new_secret
 from tests.cli.conftest import REPOSITORY, Shell
 from tests.cli.listener import listening
 

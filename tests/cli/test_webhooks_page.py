@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from storage.webhooks.signature import new_secret
+from storage.webhooks.sending.signature import new_secret
 from tests.cli.conftest import Shell
 from tests.cli.listener import listening
 from tests.cli.runbooks import Runbooks

@@ -41,8 +41,8 @@ from storage.secrets.table import CUSTOM_SEALED
 from storage.settings.model import Settings
 from storage.settings.sql import SQLSettingsStore
 from storage.tables import WebhookEndpointTable, metadata
-from storage.webhooks.endpoint import Batching
-from storage.webhooks.endpoint_rows import new_row
+from storage.webhooks.endpoints.model import Batching
+from storage.webhooks.endpoints.rows import new_row
 from storage.webhooks.table import HEADERS, PREVIOUS_SECRET, SECRET
 
 USERS: Final = ("ada", "bob", "zoë")

@@ -20,8 +20,8 @@ from storage.secrets.model import UserSecrets
 from storage.secrets.store import SecretsStore
 from storage.settings.model import Settings
 from storage.storage import Storage, UserStorage
-from storage.webhooks.egress import Egress
-from storage.webhooks.endpoints import Endpoints
+from storage.webhooks.endpoints.store import Endpoints
+from storage.webhooks.sending.egress import Egress
 from tests.databases import OTHER_KEY, Query
 from tests.masking.conftest import Opener
 

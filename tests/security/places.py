@@ -21,8 +21,8 @@ from storage.encryption.registry import sealed_columns
 from storage.files.blobs import ContentRules
 from storage.files.catalog import FileCatalog
 from storage.tables import metadata
-from storage.webhooks.endpoint import Batching
-from storage.webhooks.endpoint_rows import new_row
+from storage.webhooks.endpoints.model import Batching
+from storage.webhooks.endpoints.rows import new_row
 
 HOST = "git.example.com"
 BASE_URL = "https://llm.example.com/v1"

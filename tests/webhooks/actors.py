@@ -29,7 +29,7 @@ def kill_self() -> None:
 
 async def deliver(order: Mapping[str, Any]) -> None:
     """Deliver until killed, or until the point `kill_at`: `before-send`, or `after-send`, of attempt `kill_after`."""
-    from storage.webhooks import retry
+    from storage.webhooks.queue import retry
 
     retry.BASE_SECONDS = retry.PAUSE_BASE_SECONDS = 0.01  # type: ignore[misc]
     async with Storage.open(StorageConfig(**order["config"])) as opened:

@@ -12,9 +12,9 @@ from sqlalchemy import LargeBinary, insert, literal, select, update
 from storage.database.database import Database
 from storage.encryption.keyring import KeyRing
 from storage.tables import metadata
-from storage.webhooks.egress import Egress
-from storage.webhooks.endpoint_rows import SendingSecrets, read_secrets
-from storage.webhooks.endpoints import Endpoints
+from storage.webhooks.endpoints.rows import SendingSecrets, read_secrets
+from storage.webhooks.endpoints.store import Endpoints
+from storage.webhooks.sending.egress import Egress
 from tests.databases import database, keyring, locked_keyring, query, shared_database, user_id
 
 __all__ = ["database", "keyring", "locked_keyring", "migrated_url", "query", "user_id"]

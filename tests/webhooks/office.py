@@ -49,8 +49,8 @@ class Office:
 @pytest.fixture
 def office(own_url: str, tmp_path: Path, place: Any, monkeypatch: pytest.MonkeyPatch) -> Office:
     """An office in a database of the module's own; failures are tried again at once."""
-    monkeypatch.setattr("storage.webhooks.retry.BASE_SECONDS", 0.01)
-    monkeypatch.setattr("storage.webhooks.retry.PAUSE_BASE_SECONDS", 0.01)
+    monkeypatch.setattr("storage.webhooks.queue.retry.BASE_SECONDS", 0.01)
+    monkeypatch.setattr("storage.webhooks.queue.retry.PAUSE_BASE_SECONDS", 0.01)
     return Office(own_url, tmp_path)
 
 

@@ -16,8 +16,8 @@ from storage.database import Database, parse_url
 from storage.identity import new_id
 from storage.tables import metadata
 from storage.webhooks import outbox
-from storage.webhooks.fan_out import FannedOut, fan_out
-from storage.webhooks.queue import Claim, Exchanged, Settled, exchange
+from storage.webhooks.queue.exchange import Claim, Exchanged, Settled, exchange
+from storage.webhooks.queue.fan_out import FannedOut, fan_out
 from tests.servers.postgres import PostgresServer
 
 LEASE = timedelta(seconds=60)

@@ -16,10 +16,10 @@ from storage.database import Database, parse_url
 from storage.encryption.keyring import KeyRing
 from storage.encryption.providers.environment import EnvironmentKeys
 from storage.errors import ConfigurationError, Conflict
-from storage.webhooks.configured import CONFIGURED_ID, Wanted, ensure, ensure_configured
-from storage.webhooks.egress import Egress
-from storage.webhooks.endpoint import Batching, Endpoint
-from storage.webhooks.endpoints import Endpoints
+from storage.webhooks.endpoints.configured import CONFIGURED_ID, Wanted, ensure, ensure_configured
+from storage.webhooks.endpoints.model import Batching, Endpoint
+from storage.webhooks.endpoints.store import Endpoints
+from storage.webhooks.sending.egress import Egress
 from tests.databases import MASTER_KEY, OTHER_KEY, Query
 from tests.webhooks.endpoint_desk import (
     add_event,
@@ -152,7 +152,7 @@ async def test_while_locked_headers_stay_as_they_are_with_a_warning(
     await locked.start()
     assert await opened_by(database, locked, URL, {"A": "second-value"}) is None
     assert await row_of(database, CONFIGURED_ID) == before
-    [record] = [record for record in caplog.records if record.name == "storage.webhooks.configured"]
+    [record] = [record for record in caplog.records if record.name == "storage.webhooks.endpoints.configured"]
     assert "file_store_web_hook_url stays as it is" in record.getMessage()
     assert "-value" not in caplog.text
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 import pytest
 from sqlalchemy import text
 
-from storage.webhooks.endpoint import Batching
+from storage.webhooks.endpoints.model import Batching
 from tests.servers.receiver import Behaviour, ReceiverProcess
 from tests.webhooks.actors import ActorServer
 from tests.webhooks.office import Office, rows, settled

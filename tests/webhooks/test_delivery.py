@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
-from storage.webhooks.endpoint import Batching
-from storage.webhooks.signature import verify
+from storage.webhooks.endpoints.model import Batching
+from storage.webhooks.sending.signature import verify
 from tests.databases import OTHER_KEY
 from tests.servers import receiver as behaviours
 from tests.servers.receiver import Behaviour, ReceiverProcess, moved, too_many

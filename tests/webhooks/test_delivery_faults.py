@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from storage.cli.webhook_deliveries import _empty
-from storage.webhooks.endpoint import Batching
+from storage.webhooks.endpoints.model import Batching
 from tests.servers.receiver import Behaviour, ReceiverProcess
 from tests.webhooks.office import Office, office, rows, settled, until
 from tests.webhooks.queue_place import own_url, place

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from storage.webhooks.attempts import MaySend
-from storage.webhooks.dispatcher import Dispatcher
-from storage.webhooks.queue import Claim, Settled
+from storage.webhooks.delivery.attempts import MaySend
+from storage.webhooks.delivery.dispatcher import Dispatcher
+from storage.webhooks.queue.exchange import Claim, Settled
 from tests.webhooks.queue_place import QueuePlace, own_url, place
 
 __all__ = ["own_url", "place"]
@@ -252,7 +252,7 @@ async def test_it_outlives_a_database_that_fails(place: QueuePlace, postman: Pos
 async def test_many_endpoints_that_hang_share_what_one_process_may_have_under_way(
     place: QueuePlace, postman: Postman, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.webhooks.dispatcher.REQUESTS", 8)
+    monkeypatch.setattr("storage.webhooks.delivery.dispatcher.REQUESTS", 8)
     for _ in range(4):
         await place.add_endpoint()
     postman.gate.clear()

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from storage.webhooks.dispatcher import Dispatcher
-from storage.webhooks.queue import Settled
+from storage.webhooks.delivery.dispatcher import Dispatcher
+from storage.webhooks.queue.exchange import Settled
 from tests.webhooks.queue_place import QueuePlace, own_url, place
 from tests.webhooks.test_dispatcher import Postman, postman
 

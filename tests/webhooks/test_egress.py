@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from storage.errors import EgressRefused, InvalidInput
-from storage.webhooks.egress import NOT_PUBLIC, Egress, parse
+from storage.webhooks.sending.egress import NOT_PUBLIC, Egress, parse
 
 PRIVATE = {
     "unspecified": ["0.0.0.0", "0.1.2.3", "[::]"],

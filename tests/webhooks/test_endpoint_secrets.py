@@ -20,10 +20,10 @@ from storage.errors import (
     KeyMismatch,
     Tampered,
 )
-from storage.webhooks.egress import Egress
-from storage.webhooks.endpoint_rows import SendingSecrets, secrets_of
-from storage.webhooks.endpoints import Endpoints
-from storage.webhooks.signature import new_secret
+from storage.webhooks.endpoints.rows import SendingSecrets, secrets_of
+from storage.webhooks.endpoints.store import Endpoints
+from storage.webhooks.sending.egress import Egress
+from storage.webhooks.sending.signature import new_secret
 from tests.databases import Query
 from tests.webhooks.endpoint_desk import (
     TOKEN,

@@ -9,9 +9,9 @@ from storage.encryption.keyring import KeyRing
 from storage.errors import (
     EgressRefused,
 )
-from storage.webhooks.egress import Egress
-from storage.webhooks.endpoints import Endpoints
-from storage.webhooks.signature import new_secret, verify
+from storage.webhooks.endpoints.store import Endpoints
+from storage.webhooks.sending.egress import Egress
+from storage.webhooks.sending.signature import new_secret, verify
 from tests.servers.receiver import Behaviour, ReceiverProcess
 from tests.webhooks.endpoint_desk import (
     TOKEN,

@@ -18,10 +18,10 @@ from storage.errors import (
     EndpointNotFound,
     InvalidInput,
 )
-from storage.webhooks.egress import Egress
-from storage.webhooks.endpoint import Batching
-from storage.webhooks.endpoints import Endpoints
-from storage.webhooks.signature import new_secret
+from storage.webhooks.endpoints.model import Batching
+from storage.webhooks.endpoints.store import Endpoints
+from storage.webhooks.sending.egress import Egress
+from storage.webhooks.sending.signature import new_secret
 from tests.databases import Query
 from tests.webhooks.endpoint_desk import (
     TOKEN,
@@ -326,8 +326,8 @@ async def test_what_was_disabled_is_resumed_with_what_comes_now(database: Databa
 async def test_what_is_removed_takes_its_deliveries_along(
     database: Database, alice: Endpoints, query: Query, user_id: str
 ) -> None:
-    from storage.webhooks.fan_out import fan_out
     from storage.webhooks.outbox import record
+    from storage.webhooks.queue.fan_out import fan_out
 
     added = await alice.add(URL)
     await database.run(lambda: record(user_id, "file.deleted", key="a"))

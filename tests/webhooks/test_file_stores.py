@@ -20,10 +20,10 @@ from storage.files.backends.memory import MemoryFileStore
 from storage.files.catalog import FileCatalog
 from storage.files.store import FileStore
 from storage.testing.files import FileStoreContract
-from storage.webhooks.egress import Egress
-from storage.webhooks.endpoint import Batching
+from storage.webhooks.endpoints.model import Batching
 from storage.webhooks.file_stores import BatchedWebHookFileStore, WebHookFileStore
-from storage.webhooks.signature import new_secret
+from storage.webhooks.sending.egress import Egress
+from storage.webhooks.sending.signature import new_secret
 from storage.webhooks.verbs import Webhooks
 from tests.databases import MASTER_KEY, Query
 from tests.webhooks.endpoint_desk import (

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.errors import InvalidInput
-from storage.webhooks.endpoint import Batching, Endpoint, Format
+from storage.webhooks.endpoints.model import Batching, Endpoint, Format
 from storage.webhooks.formats import render, render_batch
 from storage.webhooks.message import Event, Included, Message
 

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.errors import InvalidInput
-from storage.webhooks.egress import parse
-from storage.webhooks.endpoint import FILE_TYPES, Batching, Endpoint
+from storage.webhooks.endpoints.model import FILE_TYPES, Batching, Endpoint
 from storage.webhooks.formats import render, render_batch
 from storage.webhooks.message import Event, Included, Message
+from storage.webhooks.sending.egress import parse
 
 NOON: Final = datetime(2026, 5, 1, 12, tzinfo=UTC)
 BATCH_ID: Final = uuid.UUID(int=99)

@@ -21,8 +21,8 @@ import pytest
 
 from storage.files.catalog import FileCatalog
 from storage.storage import Storage
-from storage.webhooks.dispatcher import CONCURRENCY
-from storage.webhooks.endpoint import Batching
+from storage.webhooks.delivery.dispatcher import CONCURRENCY
+from storage.webhooks.endpoints.model import Batching
 from tests.servers import receiver as behaviours
 from tests.servers.receiver import ReceiverProcess
 from tests.webhooks.office import Office, rows, settled, until

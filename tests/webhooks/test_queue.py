@@ -12,10 +12,11 @@ import pytest
 from storage.clock import now
 from storage.database import Database, parse_url
 from storage.errors import DeliveryNotFound
-from storage.webhooks import dead_letters, outbox
-from storage.webhooks.queue import Settled
-from storage.webhooks.retention import prune
-from storage.webhooks.retry import FAILURES_TO_OPEN
+from storage.webhooks import outbox
+from storage.webhooks.queue import dead_letters
+from storage.webhooks.queue.exchange import Settled
+from storage.webhooks.queue.retention import prune
+from storage.webhooks.queue.retry import FAILURES_TO_OPEN
 from tests.webhooks.queue_place import QueuePlace, keys_of, own_url, place
 
 __all__ = ["own_url", "place"]
@@ -417,7 +418,7 @@ async def test_events_that_nobody_waits_for_are_pruned_and_the_others_stay(place
 async def test_pruning_goes_through_more_events_than_one_transaction_takes(
     place: QueuePlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.webhooks.retention.AT_ONCE", 3)
+    monkeypatch.setattr("storage.webhooks.queue.retention.AT_ONCE", 3)
     endpoint = await place.add_endpoint()
     await dead(place, endpoint, "dead", "dead2")
     await place.rows("DELETE FROM webhook_endpoint")

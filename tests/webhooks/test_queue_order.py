@@ -7,9 +7,9 @@ from datetime import timedelta
 from sqlalchemy import func, select
 
 from storage.clock import now
-from storage.webhooks import dead_letters
-from storage.webhooks.queue import Claim, Settled
-from storage.webhooks.queue_statements import DELIVERY
+from storage.webhooks.queue import dead_letters
+from storage.webhooks.queue.exchange import Claim, Settled
+from storage.webhooks.queue.statements import DELIVERY
 from tests.webhooks.queue_place import QueuePlace, keys_of, own_url, place
 
 __all__ = ["own_url", "place"]

@@ -10,11 +10,11 @@ import pytest
 
 from storage.clock import now
 from storage.errors import InvalidInput
-from storage.webhooks.egress import Egress
 from storage.webhooks.message import Answer, Message
-from storage.webhooks.receiver import LONGEST_BODY, Received, Receiver
-from storage.webhooks.sender import Sender
-from storage.webhooks.signature import new_secret, signature_headers
+from storage.webhooks.sending.egress import Egress
+from storage.webhooks.sending.receiver import LONGEST_BODY, Received, Receiver
+from storage.webhooks.sending.sender import Sender
+from storage.webhooks.sending.signature import new_secret, signature_headers
 
 SECRET, OTHER = new_secret(), new_secret()
 BODY = '{"type": "file.written", "größe": 1}'.encode()
@@ -153,7 +153,7 @@ async def test_a_sender_that_goes_away_leaves_nothing(listening: Listening, requ
 
 @pytest.mark.parametrize("listening", [()], indirect=True, ids=["no secret"])
 async def test_a_body_that_is_too_long_is_refused(listening: Listening, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.webhooks.receiver.LONGEST_BODY", 1000)
+    monkeypatch.setattr("storage.webhooks.sending.receiver.LONGEST_BODY", 1000)
     assert LONGEST_BODY > 1000
     assert (await listening.send([], body=b"x" * 1000)).status == 204
     assert (await listening.send([], body=b"x" * 1001)).status == 413

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from storage.webhooks.message import Answer
-from storage.webhooks.retry import (
+from storage.webhooks.queue.retry import (
     BASE_SECONDS,
     CAP_SECONDS,
     FAILURES_TO_OPEN,

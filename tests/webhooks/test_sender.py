@@ -16,9 +16,9 @@ from typing import TypeAlias
 import pytest
 
 from storage.errors import EgressRefused, InvalidInput
-from storage.webhooks.egress import Egress
 from storage.webhooks.message import Answer, Message
-from storage.webhooks.sender import FRAMING, LONGEST_TEXT, Sender
+from storage.webhooks.sending.egress import Egress
+from storage.webhooks.sending.sender import FRAMING, LONGEST_TEXT, Sender
 from tests.servers import receiver as behaviour
 from tests.servers.receiver import Behaviour, ReceiverProcess
 

@@ -15,7 +15,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from storage.clock import now
 from storage.errors import InvalidInput, SignatureInvalid
-from storage.webhooks.signature import checked_secret, new_secret, signature_headers, verify
+from storage.webhooks.sending.signature import checked_secret, new_secret, signature_headers, verify
 
 SECRET: Final = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 OTHER: Final = "whsec_" + base64.b64encode(bytes(range(64))).decode()

@@ -41,7 +41,7 @@ def points(reader: InMemoryMetricReader) -> dict[str, list[Any]]:
 async def test_attempts_are_counted_and_the_queue_is_measured_when_somebody_asks(
     office: Office, receiver: ReceiverProcess, reader: InMemoryMetricReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.webhooks.telemetry.Telemetry.__init__.__defaults__", (0.01,))
+    monkeypatch.setattr("storage.webhooks.delivery.telemetry.Telemetry.__init__.__defaults__", (0.01,))
     before = {point.attributes["outcome"]: point.value for point in points(reader).get("storage.webhooks.attempts", [])}
     receiver.behave("", behaviours.BAD_REQUEST, times=1)
     async with office.open() as storage:

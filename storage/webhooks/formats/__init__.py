@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from storage.errors import InvalidInput
-from storage.webhooks.endpoint import Endpoint, Format
+from storage.webhooks.endpoints.model import Endpoint, Format
 from storage.webhooks.formats import cloudevents, openhands, standard
 from storage.webhooks.message import Event, Included, Message
 
@@ -36,7 +36,7 @@ def render(endpoint: Endpoint, event: Event, included: Included) -> Message:
     Args:
         endpoint: its format, address, and whether it may learn the names of secrets.
         event: what happened.
-        included: what goes along; see storage.webhooks.included.
+        included: what goes along; see storage.webhooks.delivery.included.
 
     Raises:
         InvalidInput: the format cannot express this event.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
-from storage.webhooks.endpoint import Endpoint
+from storage.webhooks.endpoints.model import Endpoint
 from storage.webhooks.formats import facts
 from storage.webhooks.message import Event, Included, Message
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 
-from storage.webhooks.endpoint import Endpoint
+from storage.webhooks.endpoints.model import Endpoint
 from storage.webhooks.message import Event, Included
 
 _SECRET_FACTS: Final = frozenset({"kind"})

@@ -20,7 +20,7 @@ from urllib.parse import quote, urlsplit
 import orjson
 
 from storage.errors import InvalidInput
-from storage.webhooks.endpoint import Endpoint
+from storage.webhooks.endpoints.model import Endpoint
 from storage.webhooks.formats import facts
 from storage.webhooks.message import Event, Included, Message
 

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any, Final
 
-from storage.webhooks.endpoint import Endpoint
+from storage.webhooks.endpoints.model import Endpoint
 from storage.webhooks.formats import facts
 from storage.webhooks.message import Event, Included, Message
 

@@ -21,8 +21,8 @@ from storage.files.maintenance import backend_copy
 from storage.files.maintenance.backend_copy import Copied, copy_blobs
 from storage.files.maintenance.verification import WHOLE_BYTES, present_entry, verify
 from storage.files.store import FileStat, FileStore
-from storage.webhooks.endpoint import Batching
-from storage.webhooks.endpoint_rows import new_row
+from storage.webhooks.endpoints.model import Batching
+from storage.webhooks.endpoints.rows import new_row
 from storage.webhooks.table import WebhookEndpointTable
 from tests.databases import MASTER_KEY, Query
 from tests.files.backends.conftest import seaweed

@@ -28,8 +28,8 @@ from storage.files.catalog import FileCatalog
 from storage.files.maintenance import collector
 from storage.files.maintenance.collector import Collected, collect, shortest_grace
 from storage.files.table import FileTable
-from storage.webhooks.endpoint import Batching
-from storage.webhooks.endpoint_rows import new_row
+from storage.webhooks.endpoints.model import Batching
+from storage.webhooks.endpoints.rows import new_row
 from storage.webhooks.table import DeliveryTable, EventTable, WebhookEndpointTable
 
 FILE: Any = FileTable.__table__  # type: ignore[attr-defined]

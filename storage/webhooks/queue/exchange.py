@@ -16,9 +16,9 @@ from storage.clock import now
 from storage.database.statement import Row
 from storage.database.unit import Unit, execute, execute_many
 from storage.identity import new_id
-from storage.webhooks import queue_statements as sql
 from storage.webhooks.message import Event
-from storage.webhooks.retry import FAILURES_TO_OPEN, breaker_pause
+from storage.webhooks.queue import statements as sql
+from storage.webhooks.queue.retry import FAILURES_TO_OPEN, breaker_pause
 
 Outcome: TypeAlias = Literal["delivered", "retry", "dead", "gone", "released", "waits"]
 """What became of an attempt. `released`: it was not made, so it is not counted. `waits`: nor was it, and it belongs to

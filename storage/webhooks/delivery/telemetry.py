@@ -19,9 +19,9 @@ from storage.errors import StorageError
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Observation
 
-    from storage.webhooks.endpoint import Endpoint
+    from storage.webhooks.endpoints.model import Endpoint
     from storage.webhooks.message import Answer
-    from storage.webhooks.status import EndpointStatus, WebhookStatus
+    from storage.webhooks.queue.status import EndpointStatus, WebhookStatus
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Telemetry:
     """What one open storage tells of its web hooks.
 
     Args:
-        read: counts what waits; see storage.webhooks.status.
+        read: counts what waits; see storage.webhooks.queue.status.
         place: which database; two storages on one count the same events.
         refresh_seconds: see REFRESH_SECONDS.
     """
@@ -60,7 +60,7 @@ class Telemetry:
         self._task = asyncio.create_task(self._refresh(), name="storage-webhooks-telemetry")
 
     def observe(self, endpoint: Endpoint, answer: Answer, seconds: float) -> None:
-        """One attempt; an observer of storage.webhooks.attempts."""
+        """One attempt; an observer of attempts."""
         if self._instruments is not None:
             outcome = {"outcome": "none" if answer.status is None else f"{answer.status // 100}xx"}
             self._instruments.attempts.add(1, outcome)

@@ -14,10 +14,10 @@ from storage.clock import now
 from storage.database.unit import Unit, execute
 from storage.encryption.keyset import KeySet
 from storage.errors import Conflict, InvalidInput
-from storage.webhooks import endpoint_checks as check
-from storage.webhooks.endpoint import Batching, Include, OnDead
-from storage.webhooks.endpoint_rows import batch_columns, headers_text, opened, resealed, sealed, sealed_values
-from storage.webhooks.endpoint_statements import LAST_EVENT
+from storage.webhooks.endpoints import checks as check
+from storage.webhooks.endpoints.model import Batching, Include, OnDead
+from storage.webhooks.endpoints.rows import batch_columns, headers_text, opened, resealed, sealed, sealed_values
+from storage.webhooks.endpoints.statements import LAST_EVENT
 from storage.webhooks.table import HEADERS, PREVIOUS_SECRET, SECRET
 
 Row: TypeAlias = Mapping[str, Any]

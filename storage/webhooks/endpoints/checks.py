@@ -9,9 +9,9 @@ from typing import Any, Final, get_args
 
 from storage.database.types import checked_text
 from storage.errors import InvalidInput
-from storage.webhooks.egress import parse
-from storage.webhooks.endpoint import FILE_TYPES, Batching, Format, Include, Mode, OnDead, checked_event_types
-from storage.webhooks.sender import FRAMING
+from storage.webhooks.endpoints.model import FILE_TYPES, Batching, Format, Include, Mode, OnDead, checked_event_types
+from storage.webhooks.sending.egress import parse
+from storage.webhooks.sending.sender import FRAMING
 
 LONGEST_URL: Final = 2048
 """Characters; what servers and proxies take without complaint."""

@@ -17,10 +17,10 @@ from storage.database.unit import Executor, Unit, execute
 from storage.encryption.keyring import KeyRing
 from storage.encryption.keyset import KeySet
 from storage.errors import ConfigurationError, Conflict, EgressRefused, EncryptionError, InvalidInput
-from storage.webhooks import endpoint_checks as check
-from storage.webhooks.endpoint import FILE_TYPES, Batching, Endpoint, Mode
-from storage.webhooks.endpoint_changes import ACTIVE, MustSealError, held, last_event
-from storage.webhooks.endpoint_rows import (
+from storage.webhooks.endpoints import checks as check
+from storage.webhooks.endpoints.changes import ACTIVE, MustSealError, held, last_event
+from storage.webhooks.endpoints.model import FILE_TYPES, Batching, Endpoint, Mode
+from storage.webhooks.endpoints.rows import (
     SendingSecrets,
     batch_columns,
     decode,
@@ -32,12 +32,12 @@ from storage.webhooks.endpoint_rows import (
     sealed_values,
     secrets_of,
 )
-from storage.webhooks.endpoint_statements import CHANGING, COLUMNS, INSERT, NOBODYS, OWN
+from storage.webhooks.endpoints.statements import CHANGING, COLUMNS, INSERT, NOBODYS, OWN
 from storage.webhooks.table import HEADERS, SECRET
 
 if TYPE_CHECKING:
     from storage.config import StorageConfig
-    from storage.webhooks.egress import Egress
+    from storage.webhooks.sending.egress import Egress
 
 log = logging.getLogger(__name__)
 

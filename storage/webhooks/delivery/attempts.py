@@ -27,19 +27,19 @@ from storage.errors import (
 )
 from storage.files.blobs import BLOB_CONCURRENCY
 from storage.files.concurrency import each
-from storage.webhooks.endpoint_rows import SendingSecrets, decode, read_secrets, without_secrets
-from storage.webhooks.fan_out import line_of
-from storage.webhooks.included import included
+from storage.webhooks.delivery.included import included
+from storage.webhooks.endpoints.rows import SendingSecrets, decode, read_secrets, without_secrets
 from storage.webhooks.message import Answer, Event, Included, Message
-from storage.webhooks.queue import Claim, Claimed, Settled
-from storage.webhooks.retry import verdict
+from storage.webhooks.queue.exchange import Claim, Claimed, Settled
+from storage.webhooks.queue.fan_out import line_of
+from storage.webhooks.queue.retry import verdict
 
 if TYPE_CHECKING:
     from storage.database.database import Database
     from storage.encryption.keyring import KeyRing
     from storage.files.blobs import Contents
-    from storage.webhooks.endpoint import Endpoint
-    from storage.webhooks.sender import Sender
+    from storage.webhooks.endpoints.model import Endpoint
+    from storage.webhooks.sending.sender import Sender
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ class Attempts:
         Raises:
             EgressRefused: the address is not one that web hooks may be sent to.
         """
-        from storage.webhooks.signature import signature_headers
+        from storage.webhooks.sending.signature import signature_headers
 
         begun = monotonic()
         body = message.body

@@ -13,9 +13,9 @@ from sqlalchemy import Integer, bindparam, func, literal_column, select, union_a
 from storage.clock import now
 from storage.database.statement import Statement
 from storage.database.unit import Executor
-from storage.webhooks.endpoint import Endpoint, EndpointState
-from storage.webhooks.queue_statements import DELIVERY, EVENT
-from storage.webhooks.retry import FAILURES_TO_OPEN
+from storage.webhooks.endpoints.model import Endpoint, EndpointState
+from storage.webhooks.queue.retry import FAILURES_TO_OPEN
+from storage.webhooks.queue.statements import DELIVERY, EVENT
 
 BreakerState: TypeAlias = Literal["closed", "open", "half-open"]
 """`open`: nothing is sent. `half-open`: one event at a time tries whether the receiver is back."""
@@ -58,7 +58,7 @@ class EndpointStatus:
     Attributes:
         id: of the endpoint.
         user_id: whose, None for the operator's.
-        state: see storage.webhooks.endpoint.EndpointState.
+        state: see storage.webhooks.endpoints.model.EndpointState.
         breaker: see BreakerState.
         blocked_until: nothing is sent before; None if nothing holds it back.
         pending: events that wait.

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from storage.clock import now
 from storage.database.unit import Unit, execute, execute_many
-from storage.webhooks import queue_statements as sql
-from storage.webhooks.endpoint import wants
+from storage.webhooks.endpoints.model import wants
+from storage.webhooks.queue import statements as sql
 
 AT_ONCE: Final = 500
 """Events of one transaction: some 10 ms on SQLite, for which other writers wait."""

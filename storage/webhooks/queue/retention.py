@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from storage.database.unit import Unit, execute
-from storage.webhooks import queue_statements as sql
+from storage.webhooks.queue import statements as sql
 
 if TYPE_CHECKING:
     from storage.database.database import Database

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Final
 from storage.clock import now
 from storage.errors import InvalidInput
 from storage.webhooks.message import Answer
-from storage.webhooks.retry import parse_retry_after
+from storage.webhooks.queue.retry import parse_retry_after
 
 if TYPE_CHECKING:
     import httpcore2
 
-    from storage.webhooks.egress import Egress, Target
     from storage.webhooks.message import Message
-    from storage.webhooks.pinned import Attempt
+    from storage.webhooks.sending.egress import Egress, Target
+    from storage.webhooks.sending.pinned import Attempt
 
 LONGEST_BODY: Final = 64 * 1024
 """Bytes of an answer's body that are read; then its connection is closed, because the rest would have to be read before
@@ -83,7 +83,7 @@ class Sender:
             EgressRefused: the address is not one that web hooks may be sent to.
             InvalidInput: the URL is none, or a header's name or value would break the request.
         """
-        from storage.webhooks.pinned import Attempt
+        from storage.webhooks.sending.pinned import Attempt
 
         target = self._egress.target(message.url)
         attempt = Attempt(target)
@@ -126,7 +126,7 @@ class Sender:
     async def _exchange(self, attempt: Attempt, message: Message, headers: list[tuple[bytes, bytes]]) -> Answer:
         import httpcore2
 
-        from storage.webhooks.pinned import ATTEMPT
+        from storage.webhooks.sending.pinned import ATTEMPT
 
         ATTEMPT.set(attempt)
         target = attempt.target
@@ -152,7 +152,7 @@ class Sender:
     def _pool(self) -> httpcore2.AsyncConnectionPool:
         import httpcore2
 
-        from storage.webhooks.pinned import PinnedNetwork
+        from storage.webhooks.sending.pinned import PinnedNetwork
 
         return httpcore2.AsyncConnectionPool(
             ssl_context=self._ssl_context or _system_authorities(),

@@ -17,7 +17,7 @@ from storage.webhooks.message import Event, Included
 if TYPE_CHECKING:
     from storage.database.unit import Executor
     from storage.files.blobs import Contents
-    from storage.webhooks.endpoint import Endpoint
+    from storage.webhooks.endpoints.model import Endpoint
 
 LINK_LIFETIME: Final = timedelta(hours=24)
 """How long a signed URL works from the attempt on that brought it; a receiver may work through a queue of its own."""

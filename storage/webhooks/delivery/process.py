@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Final
 
 from storage.clock import now
 from storage.errors import DatabaseError
-from storage.webhooks.attempts import Attempts
-from storage.webhooks.dispatcher import Dispatcher
-from storage.webhooks.retention import MOST_DAYS, prune
-from storage.webhooks.telemetry import Telemetry
-from storage.webhooks.wakeup import Announcer, Listener
+from storage.webhooks.delivery.attempts import Attempts
+from storage.webhooks.delivery.dispatcher import Dispatcher
+from storage.webhooks.delivery.telemetry import Telemetry
+from storage.webhooks.delivery.wakeup import Announcer, Listener
+from storage.webhooks.queue.retention import MOST_DAYS, prune
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from storage.database.database import Database
     from storage.encryption.keyring import KeyRing
     from storage.files.blobs import Contents
-    from storage.webhooks.egress import Egress
-    from storage.webhooks.status import WebhookStatus
+    from storage.webhooks.queue.status import WebhookStatus
+    from storage.webhooks.sending.egress import Egress
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Delivery:
         *,
         read_status: Callable[[], Awaitable[WebhookStatus]],
     ) -> None:
-        from storage.webhooks.sender import Sender
+        from storage.webhooks.sending.sender import Sender
 
         self._database = database
         self._retention = config.event_retention_days

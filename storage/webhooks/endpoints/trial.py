@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Final
 from storage.clock import now
 from storage.encryption.keyring import EVERYONE
 from storage.identity import new_id
-from storage.webhooks.endpoint_rows import SendingSecrets, without_secrets
+from storage.webhooks.endpoints.rows import SendingSecrets, without_secrets
 from storage.webhooks.message import Answer, Event, Included, Message
 
 if TYPE_CHECKING:
-    from storage.webhooks.egress import Egress
-    from storage.webhooks.endpoint import Endpoint
-    from storage.webhooks.endpoint_rows import SendingSecrets
+    from storage.webhooks.endpoints.model import Endpoint
+    from storage.webhooks.endpoints.rows import SendingSecrets
+    from storage.webhooks.sending.egress import Egress
 
 TRIAL_TYPE: Final = "webhook.test"
 
@@ -34,8 +34,8 @@ async def send_trial(egress: Egress, endpoint: Endpoint, sending: SendingSecrets
     Raises:
         EgressRefused: nothing may be sent to the address.
     """
-    from storage.webhooks.sender import Sender
-    from storage.webhooks.signature import signature_headers
+    from storage.webhooks.sending.sender import Sender
+    from storage.webhooks.sending.signature import signature_headers
 
     message = trial_message(endpoint)
     signed = signature_headers(sending.secrets, message.id, now(), message.body)

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from storage.clock import now
 from storage.errors import DatabaseError, StorageClosed
-from storage.webhooks import queue_statements as sql
-from storage.webhooks.attempts import Make
-from storage.webhooks.fan_out import fan_out
-from storage.webhooks.queue import Claim, Exchanged, Settled, exchange, renew
+from storage.webhooks.delivery.attempts import Make
+from storage.webhooks.queue import statements as sql
+from storage.webhooks.queue.exchange import Claim, Exchanged, Settled, exchange, renew
+from storage.webhooks.queue.fan_out import fan_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

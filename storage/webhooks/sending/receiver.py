@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
 from storage.errors import InvalidInput, SignatureInvalid
-from storage.webhooks.signature import checked_secret, verify
+from storage.webhooks.sending.signature import checked_secret, verify
 
 if TYPE_CHECKING:
     import h11

@@ -19,10 +19,9 @@ from storage.database.unit import Executor, Step, Unit, execute
 from storage.encryption.keyring import EVERYONE, KeyRing
 from storage.errors import EndpointNotFound, InvalidInput, QuotaExceeded
 from storage.identity import new_id, user_key
-from storage.webhooks import endpoint_checks as check
 from storage.webhooks import outbox
-from storage.webhooks.endpoint import Batching, Endpoint, Format, Include, Mode, OnDead
-from storage.webhooks.endpoint_changes import (
+from storage.webhooks.endpoints import checks as check
+from storage.webhooks.endpoints.changes import (
     KEEP_PREVIOUS,
     Change,
     Changes,
@@ -34,7 +33,8 @@ from storage.webhooks.endpoint_changes import (
     rotated,
     updated,
 )
-from storage.webhooks.endpoint_rows import (
+from storage.webhooks.endpoints.model import Batching, Endpoint, Format, Include, Mode, OnDead
+from storage.webhooks.endpoints.rows import (
     INCLUDE_BYTES,
     decode,
     headers_text,
@@ -43,14 +43,14 @@ from storage.webhooks.endpoint_rows import (
     read_secrets,
     sealed,
 )
-from storage.webhooks.endpoint_statements import ANY, CHANGING, COLUMNS, FRONT, INSERT, OWN
+from storage.webhooks.endpoints.statements import ANY, CHANGING, COLUMNS, FRONT, INSERT, OWN
 from storage.webhooks.message import Answer
 from storage.webhooks.table import HEADERS, SECRET
 
 if TYPE_CHECKING:
     from storage.database.change import Change as Announced
     from storage.encryption.keyset import KeySet
-    from storage.webhooks.egress import Egress
+    from storage.webhooks.sending.egress import Egress
 
 T = TypeVar("T")
 
@@ -300,14 +300,14 @@ class Endpoints:
     async def test(self, endpoint_id: uuid.UUID) -> Answer:
         """Send one event of type `webhook.test` now, past the queue and whatever the state; what came back.
 
-        An endpoint of the format `openhands` gets the deletion of a file that never was (see storage.webhooks.trial).
+        An endpoint of the format `openhands` gets the deletion of a file that never was (see the module `trial`).
 
         Raises:
             EndpointNotFound: there is none with this id, or it is not within reach.
             EgressRefused: nothing may be sent to its address.
             EncryptionError: its secret or headers cannot be opened.
         """
-        from storage.webhooks.trial import send_trial
+        from storage.webhooks.endpoints.trial import send_trial
 
         rows = await self._executor.read(self._reach.read, self._named(endpoint_id))
         if not rows:
@@ -335,7 +335,7 @@ class Endpoints:
             EgressRefused: nothing may be sent to this address.
             EncryptionError: locked, and there are headers or a secret to seal.
         """
-        from storage.webhooks.configured import Wanted, ensure, store_endpoint_id
+        from storage.webhooks.endpoints.configured import Wanted, ensure, store_endpoint_id
 
         self._check_url(url)
         how = check.checked_mode(mode)
@@ -400,7 +400,7 @@ class Endpoints:
 
 
 def _secret(secret: SecretStr | str | None) -> str:
-    from storage.webhooks.signature import checked_secret, new_secret
+    from storage.webhooks.sending.signature import checked_secret, new_secret
 
     given = secret.get_secret_value() if isinstance(secret, SecretStr) else secret
     return new_secret() if given is None else checked_secret(given)

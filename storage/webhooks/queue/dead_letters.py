@@ -15,7 +15,7 @@ from storage.database.statement import Statement
 from storage.database.types import UTCDateTime
 from storage.database.unit import Executor, Unit, execute
 from storage.errors import DeliveryNotFound, InvalidInput
-from storage.webhooks.queue_statements import DELIVERY, EVENT
+from storage.webhooks.queue.statements import DELIVERY, EVENT
 
 MOST: Final = 1000
 """Letters of one page at most."""

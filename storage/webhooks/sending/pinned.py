@@ -18,7 +18,7 @@ import httpcore2
 from storage.webhooks.message import Answer
 
 if TYPE_CHECKING:
-    from storage.webhooks.egress import Egress, Target
+    from storage.webhooks.sending.egress import Egress, Target
 
 ADDRESS_SECONDS: Final = 2.0
 """How long one address of several may take to accept, before the next is tried: IPv6 that leads nowhere is common."""

@@ -18,7 +18,7 @@ from storage.database.unit import Executor
 from storage.encryption.keyring import EVERYONE, KeyRing
 from storage.encryption.keyset import KeySet
 from storage.encryption.registry import SealedColumn
-from storage.webhooks.endpoint import Batching, Endpoint, Format, Include, Mode, OnDead
+from storage.webhooks.endpoints.model import Batching, Endpoint, Format, Include, Mode, OnDead
 from storage.webhooks.message import Answer
 from storage.webhooks.table import HEADERS, PREVIOUS_SECRET, SECRET
 
