@@ -72,16 +72,21 @@ async def _empty(storage: Storage, stopped: asyncio.Event) -> int:
 async def status(*, user: EveryUser = None, connection: Connection = DEFAULT, json: AsJSON = False) -> None:
     """Show what waits for each endpoint and since when, what is dead, and which circuit breakers are open.
 
-    JSON: `{to_fan_out, oldest_to_fan_out_at, attempts, endpoints: [{id, user_id, state, breaker, blocked_until,
-    pending, oldest_pending_at, dead}]}`; breaker is `"closed"`, `"open"` or `"half-open"`, and attempts are those of
-    this very process, by what came back.
+    JSON: `{to_fan_out, oldest_to_fan_out_at, answers, endpoints: [{id, user_id, state, breaker, blocked_until,
+    pending, oldest_pending_at, dead}]}`; breaker is `"closed"`, `"open"` or `"half-open"`, and answers counts the last
+    answers to all deliveries that are kept, by `"2xx"` to `"5xx"`, and `"none"` where there was no answer.
     """
     async with opened(connection) as storage:
-        found = await _of(storage, user).status()
+        hooks = _of(storage, user)
+        found, answers = await hooks.status(), await hooks.answers()
     if json:
-        show_json(asdict(found))
+        values = asdict(found)
+        del values["attempts"]  # of this process, which makes none
+        show_json({**values, "answers": answers})
         return
     _show(found)
+    if answers:
+        line("last answers: " + ", ".join(f"{number:,} {outcome}" for outcome, number in answers.items()))
 
 
 def _show(found: WebhookStatus) -> None:

@@ -13,7 +13,7 @@ from storage.webhooks.endpoints.store import Endpoints
 from storage.webhooks.queue import dead_letters
 from storage.webhooks.queue.dead_letters import DeadLetter
 from storage.webhooks.queue.statements import HAS_DUE
-from storage.webhooks.queue.status import WebhookStatus, read_status
+from storage.webhooks.queue.status import WebhookStatus, read_answers, read_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +41,14 @@ class Webhooks(Endpoints):
         """
         counts = self._counts() if self._owner is None else {}
         return await read_status(self._executor, await self.list(), counts, self._owner)
+
+    async def answers(self) -> dict[str, int]:
+        """The last answers to all deliveries that are kept, by `2xx` to `5xx`, and `none` where there was no answer.
+
+        Raises:
+            DatabaseError: the database cannot be read.
+        """
+        return await read_answers(self._executor, self._owner)
 
     async def has_due(self) -> bool:
         """Whether an event can be sent now, or is being sent, to anybody. Reads all that waits.

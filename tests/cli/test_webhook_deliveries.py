@@ -49,7 +49,11 @@ def test_what_is_refused_is_seen_and_replayed_by_id_by_time_and_all(desk: Shell)
         ]
         page = desk.well("webhooks", "dead", its, "--after", str(dead[0]["seq"]), "--limit", "1", "--json").json
         assert page == dead[1:2]
-        (endpoint,) = desk.well("webhooks", "status", "--json").json["endpoints"]
+        status = desk.well("webhooks", "status", "--json").json
+        (endpoint,) = status["endpoints"]
+        assert status["answers"] == {"4xx": 3}
+        assert desk.well("webhooks", "status").lines[-1] == "last answers: 3 4xx"
+        assert desk.well("webhooks", "status", "--user", "bob", "--json").json["answers"] == {}
         assert (endpoint["dead"], endpoint["pending"], endpoint["breaker"]) == (3, 0, "closed")
         replay = ("webhooks", "replay", its)
         assert desk.well(*replay, dead[0]["id"], "--json").json == {"replayed": 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +16,7 @@ from storage.database.statement import Statement
 from storage.database.unit import Executor
 from storage.webhooks.endpoints.model import Endpoint, EndpointState
 from storage.webhooks.queue.retry import FAILURES_TO_OPEN
-from storage.webhooks.queue.statements import DELIVERY, EVENT
+from storage.webhooks.queue.statements import DELIVERY, ENDPOINT, EVENT
 
 BreakerState: TypeAlias = Literal["closed", "open", "half-open"]
 """`open`: nothing is sent. `half-open`: one event at a time tries whether the receiver is back."""
@@ -49,6 +50,16 @@ TO_FAN_OUT: Final = Statement("report.webhook_to_fan_out", _to_fan_out)
 TO_FAN_OUT_OF: Final = Statement(
     "report.webhook_to_fan_out_of", _to_fan_out.where(EVENT.c.user_id == bindparam("owner"))
 )
+
+
+_answered: Final = (
+    select(DELIVERY.c.last_status, func.count())
+    .select_from(DELIVERY.join(ENDPOINT, ENDPOINT.c.id == DELIVERY.c.endpoint_id))
+    .where(DELIVERY.c.attempts > literal_column("0"))
+    .group_by(DELIVERY.c.last_status)
+)
+ANSWERED: Final = Statement("report.webhook_answered", _answered)
+ANSWERED_OF: Final = Statement("report.webhook_answered_of", _answered.where(ENDPOINT.c.user_id == bindparam("owner")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +142,23 @@ async def read_status(
         )
     statuses.sort(key=lambda status: (status.user_id is not None, status.user_id or "", status.id))
     return WebhookStatus(tuple(statuses), int(to_fan_out), oldest, dict(attempts))
+
+
+async def read_answers(executor: Executor, owner: str | None) -> dict[str, int]:
+    """The last answers to all deliveries that are kept, by `2xx` to `5xx`, and `none` without one; reads all of them.
+
+    Args:
+        executor: where.
+        owner: whose endpoints; everyone's if None.
+
+    Raises:
+        DatabaseError: the database cannot be read.
+    """
+    statement = ANSWERED if owner is None else ANSWERED_OF
+    found: Counter[str] = Counter()
+    for status, number in await executor.read(statement, {"owner": owner}, scan=True):
+        found["none" if status is None else f"{status // 100}xx"] += int(number)
+    return dict(sorted(found.items()))
 
 
 def _breaker(endpoint: Endpoint) -> BreakerState:
