@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Boolean, Integer, LargeBinary, Select, Text, func, literal_column
+from sqlalchemy import BigInteger, Boolean, Integer, LargeBinary, Select, Text, func, literal_column
 from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
@@ -33,6 +33,25 @@ class TextList(TypeDecorator[list[str]]):
         return texts if dialect.name == "postgresql" else dump_json(texts)
 
 
+class NumberList(TypeDecorator[list[int]]):
+    """A list of whole numbers as one parameter: an array on PostgreSQL, a JSON array on SQLite."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Any) -> Any:
+        """`BIGINT[]` on PostgreSQL, `TEXT` elsewhere."""
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(ARRAY(BigInteger()))
+        return dialect.type_descriptor(Text())
+
+    def process_bind_param(self, value: Any, dialect: Any) -> Any:
+        """The list as the database takes it."""
+        if value is None:
+            return None
+        return list(value) if dialect.name == "postgresql" else dump_json(list(value))
+
+
 class _Pair(ColumnElement[bool]):
     """An expression of a column and a parameter, whose type the expression decides."""
 
@@ -47,12 +66,14 @@ class _Pair(ColumnElement[bool]):
 
 
 class any_of(_Pair):  # noqa: N801 - reads as SQL, like SQLAlchemy's own and_ and not_
-    """The column equals one of the texts in the list parameter. One parameter however long the list: one plan."""
+    """The column equals one of the values in the list parameter. One parameter however long the list: one plan."""
 
     inherit_cache = True
 
-    def __init__(self, column: ColumnElement[Any], parameter: BindParameter[Any]) -> None:
-        super().__init__(column, BindParameter(parameter.key, required=True, type_=TextList()))
+    def __init__(
+        self, column: ColumnElement[Any], parameter: BindParameter[Any], type_: type[TypeDecorator[Any]] = TextList
+    ) -> None:
+        super().__init__(column, BindParameter(parameter.key, required=True, type_=type_()))
 
 
 @compiles(any_of, "postgresql")

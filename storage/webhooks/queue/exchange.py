@@ -152,33 +152,37 @@ def exchange(
 
 
 def renew(endpoint_id: uuid.UUID, claim: Claim, lease: timedelta) -> Unit[bool]:
-    """Keep a claim for another `lease`; whether it is still the caller's."""
-    lease_until = now() + lease
-    for item in claim.items:
-        values = {"endpoint_id": endpoint_id, "event_seq": item.event.seq, "token": claim.token}
-        if not (yield from execute(sql.RENEW, **values, lease_until=lease_until)):
-            return False
-    return True
+    """Keep a claim for another `lease`; whether all of it is still the caller's."""
+    seqs = [item.event.seq for item in claim.items]
+    renewed = yield from execute(
+        sql.RENEW, endpoint_id=endpoint_id, event_seqs=seqs, token=claim.token, lease_until=now() + lease
+    )
+    return len(renewed) == len(seqs)
 
 
 def _settle(endpoint_id: uuid.UUID, settled: Sequence[Settled], moment: datetime) -> Unit[None]:
-    tried, unsent, released = [], [], []
+    """One statement for all of which the same is to be said, which mostly is that they were delivered."""
+    together: dict[tuple[Any, ...], list[int]] = {}
     for item in settled:
-        for claimed in item.claim.items:
-            values = {
-                "endpoint_id": endpoint_id,
-                "event_seq": claimed.event.seq,
-                "token": item.claim.token,
-                "next_at": moment + timedelta(seconds=item.after),
-                "last_error": None if item.outcome == "delivered" else item.text,
-                "now": moment,
-            }
-            if item.outcome == "released":
-                released.append(values)
-            elif not item.is_attempt:
-                unsent.append(values | {"state": _STATES[item.outcome]})
-            else:
-                tried.append(values | {"state": _STATES[item.outcome], "last_status": item.status})
+        error = None if item.outcome == "delivered" else item.text
+        said = (item.claim.token, item.outcome, item.is_attempt, item.after, item.status, error)
+        together.setdefault(said, []).extend(claimed.event.seq for claimed in item.claim.items)
+    tried, unsent, released = [], [], []
+    for (token, outcome, is_attempt, after, status, error), seqs in together.items():
+        values = {
+            "endpoint_id": endpoint_id,
+            "event_seqs": seqs,
+            "token": token,
+            "next_at": moment + timedelta(seconds=after),
+            "last_error": error,
+            "now": moment,
+        }
+        if outcome == "released":
+            released.append(values)
+        elif not is_attempt:
+            unsent.append(values | {"state": _STATES[outcome]})
+        else:
+            tried.append(values | {"state": _STATES[outcome], "last_status": status})
     yield from execute_many(sql.SETTLE, tried)
     yield from execute_many(sql.SETTLE_UNSENT, unsent)
     yield from execute_many(sql.RELEASE, released)
@@ -219,7 +223,8 @@ def _claim_heads(
     endpoint: Mapping[str, Any], moment: datetime, lease: timedelta, slots: int
 ) -> Unit[tuple[Claim, ...]]:
     rows = yield from execute(sql.HEADS[endpoint["on_dead"]], endpoint_id=endpoint["id"], now=moment, limit=slots)
-    claims = tuple(Claim(new_id(), (_claimed(row),), url=endpoint["url"]) for row in rows)
+    token = new_id()
+    claims = tuple(Claim(token, (_claimed(row),), url=endpoint["url"]) for row in rows)
     yield from _lease(endpoint, claims, moment, lease)
     return claims
 
@@ -296,18 +301,15 @@ def _claimed(row: Row) -> Claimed:
 
 
 def _lease(endpoint: Mapping[str, Any], claims: Sequence[Claim], moment: datetime, lease: timedelta) -> Unit[None]:
-    yield from execute_many(
+    """Of one exchange: all have one token, and one batch if any."""
+    if not claims:
+        return
+    yield from execute(
         sql.LEASE,
-        [
-            {
-                "endpoint_id": endpoint["id"],
-                "event_seq": item.event.seq,
-                "batch_id": claim.batch_id,
-                "lease_until": moment + lease,
-                "lease_token": claim.token,
-                "now": moment,
-            }
-            for claim in claims
-            for item in claim.items
-        ],
+        endpoint_id=endpoint["id"],
+        event_seqs=[item.event.seq for claim in claims for item in claim.items],
+        batch_id=claims[0].batch_id,
+        lease_until=moment + lease,
+        lease_token=claims[0].token,
+        now=moment,
     )

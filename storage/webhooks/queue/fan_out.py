@@ -67,7 +67,7 @@ def fan_out() -> Unit[FannedOut]:
         if seq > from_seq and wants(patterns, type_)
     ]
     yield from execute_many(sql.ADD_DELIVERY, deliveries)
-    yield from execute_many(sql.FANNED_OUT, [{"event_seq": seq} for seq, *_ in ready])
+    yield from execute(sql.FANNED_OUT, event_seqs=[seq for seq, *_ in ready])
     return FannedOut(len(ready), len(deliveries), more=bool(ready) and len(events) == AT_ONCE)
 
 

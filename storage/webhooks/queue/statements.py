@@ -22,7 +22,7 @@ from sqlalchemy import (
     update,
 )
 
-from storage.database.expressions import any_of, is_any, try_lock_until_commit
+from storage.database.expressions import NumberList, any_of, is_any, try_lock_until_commit
 from storage.database.statement import Statement
 from storage.database.types import UTCDateTime
 from storage.webhooks.table import DeliveryTable, EventTable, WebhookEndpointTable
@@ -95,7 +95,8 @@ ADD_DELIVERY: Final = Statement(
     .inline(),
 )
 FANNED_OUT: Final = Statement(
-    "event.fanned_out", update(EVENT).where(EVENT.c.seq == bindparam("event_seq")).values(to_fan_out=null())
+    "event.fanned_out",
+    update(EVENT).where(any_of(EVENT.c.seq, bindparam("event_seqs"), NumberList)).values(to_fan_out=null()),
 )
 _older_than_any_endpoint: Final = (
     select(EVENT.c.seq)
@@ -246,11 +247,11 @@ OF_BATCH: Final = Statement(
     ).order_by(DELIVERY.c.event_seq),
 )
 
-_one: Final = and_(_of_endpoint, DELIVERY.c.event_seq == bindparam("event_seq", type_=BigInteger))
+_these: Final = and_(_of_endpoint, any_of(DELIVERY.c.event_seq, bindparam("event_seqs"), NumberList))
 LEASE: Final = Statement(
     "delivery.lease",
     update(DELIVERY)
-    .where(_one)
+    .where(_these)
     .values(
         attempts=DELIVERY.c.attempts + _ONE,
         batch_id=bindparam("batch_id", type_=Uuid()),
@@ -259,7 +260,7 @@ LEASE: Final = Statement(
         updated_at=_now,
     ),
 )
-_leased: Final = and_(_one, DELIVERY.c.lease_token == bindparam("token", type_=Uuid()))
+_leased: Final = and_(_these, DELIVERY.c.lease_token == bindparam("token", type_=Uuid()))
 _released: Final[dict[str, Any]] = {"lease_until": null(), "lease_token": null(), "updated_at": _now}
 SETTLE: Final = Statement(
     "delivery.settle",
