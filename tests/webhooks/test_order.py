@@ -24,16 +24,19 @@ from storage.storage import Storage
 from storage.webhooks.delivery.dispatcher import CONCURRENCY
 from storage.webhooks.endpoints.model import Batching
 from tests.servers import receiver as behaviours
-from tests.servers.receiver import ReceiverProcess
-from tests.webhooks.office import Office, rows, settled, until
-from tests.webhooks.queue_place import QueuePlace, own_url, place
+from tests.servers.receiver import ReceiverProcess, Recorded
+from tests.webhooks.office import Office, office, rows, settled, until
+from tests.webhooks.queue_place import own_url, place
 
-__all__ = ["own_url", "place"]
+__all__ = ["office", "own_url", "place"]
 
 CHANGES: Final = int(os.environ.get("STORAGE_ORDER_CHANGES", "500"))
 WRITERS: Final = 32
 KEYS: Final = 50
 USERS: Final = 5
+FAILURE_EVERY: Final = 20
+"""Changes for each request that fails."""
+
 PATIENCE_SECONDS: Final = 20.0
 """After so long without a single arrival, what is missing will not come."""
 
@@ -57,7 +60,7 @@ class Hall(Office):
 
 
 @pytest.fixture
-def hall(own_url: str, tmp_path: Path, place: QueuePlace) -> Hall:
+def hall(office: Office, own_url: str, tmp_path: Path) -> Hall:
     return Hall(own_url, tmp_path)
 
 
@@ -66,13 +69,18 @@ def postgres_hall(postgres_url: str, tmp_path: Path) -> Hall:
     return Hall(postgres_url, tmp_path)
 
 
-async def change(storages: Sequence[Storage], changes: int) -> None:
-    """Have many writers write and delete the same few files of some users, all at once."""
+async def change(storages: Sequence[Storage], changes: int, failing: ReceiverProcess | None = None) -> None:
+    """Have many writers write and delete the same few files of some users, all at once.
+
+    One request in a while fails at `failing`: without that, whatever is sent in its order arrives in it by mere luck.
+    """
     numbers = iter(range(changes))
 
     async def writer(seed: int) -> None:
         choice = random.Random(seed)
         for number in numbers:
+            if failing is not None and number % FAILURE_EVERY == 0:
+                failing.behave("", behaviours.SERVER_ERROR, times=1)
             key = choice.randrange(KEYS)
             files = storages[seed % len(storages)].user(f"user{key % USERS}").files
             if choice.random() < 0.2:
@@ -102,10 +110,15 @@ async def _is_waiting(storage: Storage) -> bool:
     )
 
 
+def accepted(receiver: ReceiverProcess) -> list[Recorded]:
+    """The requests that were answered with success."""
+    return [request for request in receiver.requests() if request.behaviour == str(behaviours.OK)]
+
+
 def heard(receiver: ReceiverProcess) -> list[tuple[str, dict[str, Any]]]:
-    """The events by id, in the order of their arrival; those of a batch in its order."""
+    """The events that were accepted, by id, in the order of their arrival; those of a batch in its order."""
     found: list[tuple[str, dict[str, Any]]] = []
-    for request in receiver.requests():
+    for request in accepted(receiver):
         body = request.json
         items = [(item["id"], item) for item in body["data"]] if body["type"] == "batch" else [(request.id, body)]
         found += [(id_.replace("-", ""), item) for id_, item in items]
@@ -149,7 +162,7 @@ async def test_what_many_writers_change_arrives_in_the_order_of_their_commits(
 ) -> None:
     async with hall.open_many(dispatchers) as storages:
         await storages[0].webhooks.add(receiver.url, **options)
-        await change(storages, CHANGES)
+        await change(storages, CHANGES, receiver)
         await arrived(receiver, storages[0])
         await check(receiver, storages[0])
 
@@ -165,13 +178,14 @@ async def test_a_write_after_a_deletion_is_the_last_that_is_heard_of_a_file(
         await files.delete(path)
         await files.write(path, b"last")
 
+    receiver.behave("", behaviours.SERVER_ERROR, times=4)
     async with hall.open_many(2) as storages:
         alice = storages[0].user("alice")
         await alice.webhooks.add(receiver.url, format="openhands", signed=False, **options)
         await asyncio.gather(*(thrice(alice.files, path) for path in paths))
         await arrived(receiver, storages[0])
     tree: dict[str, Any] = {}
-    for request in receiver.requests():
+    for request in accepted(receiver):
         if options:
             calls = [(item["method"], item["path"], item.get("content")) for item in request.json]
         else:

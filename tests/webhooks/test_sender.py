@@ -390,7 +390,9 @@ async def test_proxies_of_the_environment_see_nothing(
             assert (await sender.send(message(url), {})).status == 200
         assert seen == []
         with pytest.raises(urllib.error.HTTPError, match="502"):
-            await asyncio.to_thread(urllib.request.urlopen, f"{receiver.url}/control", timeout=PLENTY_S)
+            # Not urlopen, which keeps what it found in the environment when it was called first.
+            opener = urllib.request.build_opener()
+            await asyncio.to_thread(opener.open, f"{receiver.url}/control", timeout=PLENTY_S)
         assert seen == [f"GET {receiver.url}/control HTTP/1.1\r\n"], "the proxy is a real one"
 
 
