@@ -96,6 +96,13 @@ class TransactionTimeout(DatabaseError):
     """The transaction stayed open past its deadline and was rolled back."""
 
 
+class TransactionAborted(DatabaseError):
+    """PostgreSQL broke a circle of waiting transactions by failing this call. Run the whole transaction again.
+
+    Single calls are run again by themselves; so this is met only inside a `transaction()` block.
+    """
+
+
 class NestedTransaction(DatabaseError):
     """A call that would wait for the transaction which the same task holds open."""
 

@@ -133,6 +133,8 @@ class Database:
             InvalidInput: a timeout that is not positive.
             NestedTransaction: the task holds one already.
             TransactionTimeout: it stayed open for too long; nothing was written.
+            TransactionAborted: (from a call in the block, PostgreSQL) another transaction wants the same rows in
+                another order, and this one has to give way; begin it again.
         """
         seconds = self.transaction_timeout if timeout is None else timeout
         if not seconds > 0:

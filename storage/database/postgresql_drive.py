@@ -12,7 +12,7 @@ from storage.database.carried_through import carried_through
 from storage.database.change import Change
 from storage.database.statement import Row, Statement, does_not_fit
 from storage.database.unit import Step, T, Unit, refuse
-from storage.errors import DatabaseError, DatabaseUnavailable, StorageError, UniqueViolation
+from storage.errors import DatabaseError, DatabaseUnavailable, StorageError, TransactionAborted, UniqueViolation
 
 DRIVER_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 """What asyncpg raises. To be caught around its calls only: a unit of work may raise an OSError of its own."""
@@ -28,6 +28,10 @@ CONNECTION_LOST: Final = (
 """PostgreSQL's ways of saying that there is no connection, or no longer."""
 
 
+MUTUAL_WAITING: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+"""Not a fault of the statement: the same transaction succeeds once the others have ended."""
+
+
 def translate(error: BaseException, statement: str) -> StorageError:
     """Our error for one of asyncpg's; names the statement and constraint, never parameters. Set the cause yourself.
 
@@ -41,6 +45,11 @@ def translate(error: BaseException, statement: str) -> StorageError:
         return DatabaseUnavailable(f"{statement}: PostgreSQL cannot be reached: {str(error) or type(error).__name__}")
     if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError | asyncpg.InvalidCatalogNameError):
         return DatabaseUnavailable(f"{statement}: PostgreSQL refused the connection: {error}")
+    if isinstance(error, MUTUAL_WAITING):
+        return TransactionAborted(
+            f"{statement}: {error.args[0]} (SQLSTATE {error.sqlstate}): transactions waited for each other, and this "
+            "call had to give way; it has changed nothing: run the whole transaction again"
+        )
     if isinstance(error, asyncpg.PostgresError):
         return DatabaseError(f"{statement}: {error.args[0] if error.args else error} (SQLSTATE {error.sqlstate})")
     if isinstance(error, asyncpg.InterfaceError) and ("closed" in str(error) or "released back" in str(error)):

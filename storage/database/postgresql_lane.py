@@ -14,7 +14,16 @@ import asyncpg
 
 from storage.database.change import Change
 from storage.database.per_loop import PerLoop
-from storage.database.postgresql_drive import DRIVER_ERRORS, begin, commit, drive, roll_back, select, translate
+from storage.database.postgresql_drive import (
+    DRIVER_ERRORS,
+    MUTUAL_WAITING,
+    begin,
+    commit,
+    drive,
+    roll_back,
+    select,
+    translate,
+)
 from storage.database.postgresql_transaction import PostgreSQLTransaction
 from storage.database.statement import Row, Statement
 from storage.database.types import load_json
@@ -27,11 +36,7 @@ RETRIES: Final = 4
 """How often a unit is run after a deadlock, a serialisation failure, a migration that outdated a prepared statement, or
 an upsert that lost a race on an index that is not its arbiter (https://www.postgresql.org/docs/current/sql-insert.html#SQL-ON-CONFLICT)."""
 
-_TRY_AGAIN: Final = (
-    asyncpg.DeadlockDetectedError,
-    asyncpg.SerializationError,
-    asyncpg.InvalidCachedStatementError,
-)
+_TRY_AGAIN: Final = (*MUTUAL_WAITING, asyncpg.InvalidCachedStatementError)
 
 CONNECT_SECONDS: Final = 10.0
 """How long to wait for a connection to be made before the server counts as unreachable."""
@@ -236,7 +241,4 @@ class _Traffic:
 
 
 def _worth_another_try(error: StorageError) -> bool:
-    return isinstance(error, UniqueViolation) or isinstance(
-        error.__cause__,
-        asyncpg.DeadlockDetectedError | asyncpg.SerializationError | asyncpg.InvalidCachedStatementError,
-    )
+    return isinstance(error, UniqueViolation) or isinstance(error.__cause__, _TRY_AGAIN)

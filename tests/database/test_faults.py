@@ -25,6 +25,7 @@ from storage.errors import (
     InvalidInput,
     NestedTransaction,
     StorageClosed,
+    TransactionAborted,
     TransactionClosed,
     VersionConflict,
 )
@@ -397,6 +398,25 @@ async def test_two_units_that_deadlock_both_succeed(postgres: Database) -> None:
 
     await asyncio.gather(postgres.run(lambda: unit(1, 2)), postgres.run(lambda: unit(2, 1)))
     assert await count(postgres) == 2
+
+
+async def test_of_two_transactions_that_deadlock_one_is_told_to_begin_again(postgres: Database) -> None:
+    def lock(key: int) -> Unit[None]:
+        yield from execute(LOCK, key=key)
+
+    async def transaction(first: int, second: int) -> None:
+        async with postgres.transaction() as tx:
+            await tx.run(one(str(first)))
+            await tx.run(lambda: lock(first))
+            await both.wait()
+            await tx.run(lambda: lock(second))
+
+    both = asyncio.Barrier(2)
+    outcomes = await asyncio.gather(transaction(1, 2), transaction(2, 1), return_exceptions=True)
+    [refused] = [outcome for outcome in outcomes if outcome is not None]
+    assert isinstance(refused, TransactionAborted)
+    assert "run the whole transaction again" in str(refused)
+    assert await count(postgres) == 1
 
 
 async def test_with_one_connection_a_read_past_the_open_transaction_is_refused(postgres_url: str) -> None:

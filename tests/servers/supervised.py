@@ -7,6 +7,7 @@ exit, or are killed. Then it ends the program and removes the folder.
 from __future__ import annotations
 
 import contextlib
+import select
 import shutil
 import signal
 import socket
@@ -105,6 +106,17 @@ class SupervisedServer:
             self.stop()
             raise ServerFailed(f"{type(self).__name__} did not start: {answer}\n{rest}")
 
+    def check(self) -> None:
+        """Do nothing if it still runs.
+
+        Raises:
+            ServerFailed: it has ended by itself; with the end of its log.
+        """
+        if self._supervisor is None or self._supervisor.poll() is None:
+            return
+        assert self._supervisor.stdout is not None
+        raise ServerFailed(f"{type(self).__name__} has ended by itself:\n{self._supervisor.stdout.read()}")
+
     def stop(self) -> None:
         """End the server and remove its folder. A second call does nothing."""
         supervisor, self._supervisor = self._supervisor, None
@@ -141,9 +153,9 @@ def supervise(folder: Path, ready_url: str, command: list[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     try:
-        with _serving(folder, ready_url, command):
+        with _serving(folder, ready_url, command) as server:
             print("ready", flush=True)
-            sys.stdin.read()
+            _wait_for_end_of_input(server, folder / "log")
     except (ServerFailed, OSError) as failure:
         with contextlib.suppress(BrokenPipeError):
             print(failure, flush=True)
@@ -154,7 +166,7 @@ def supervise(folder: Path, ready_url: str, command: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def _serving(folder: Path, ready_url: str, command: list[str]) -> Iterator[None]:
+def _serving(folder: Path, ready_url: str, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     log = folder / "log"
     with log.open("wb") as output:
         server = subprocess.Popen(
@@ -167,9 +179,15 @@ def _serving(folder: Path, ready_url: str, command: list[str]) -> Iterator[None]
         )
     try:
         _wait_until_ready(server, ready_url, log)
-        yield
+        yield server
     finally:
         _end(server)
+
+
+def _wait_for_end_of_input(server: subprocess.Popen[bytes], log: Path) -> None:
+    while not select.select([sys.stdin], [], [], POLL_S * 10)[0]:
+        if server.poll() is not None:
+            raise ServerFailed(f"exit code {server.returncode}\n{_tail(log)}")
 
 
 def _default_signals() -> None:

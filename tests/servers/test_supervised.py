@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import shlex
 import signal
 import subprocess
 import sys
@@ -67,6 +68,26 @@ def test_a_server_that_cannot_start_says_why_and_leaves_nothing() -> None:
     server = Broken()
     with pytest.raises(ServerFailed, match=r"Broken did not start.*out of order"):
         server.start()
+    assert not server.folder.exists()
+
+
+class ShortLived(FakeGcsServer):
+    def command(self) -> list[str]:
+        words = " ".join(shlex.quote(word) for word in super().command())
+        return ["/bin/sh", "-c", f"{words} & sleep 3; kill $!; echo 'worn out'; exit 7"]
+
+
+def _is_checked_to_have_ended(server: SupervisedServer) -> bool:
+    server.check()
+    return False
+
+
+def test_a_server_that_ends_by_itself_says_so() -> None:
+    with ShortLived() as server:
+        server.check()
+        assert _eventually(lambda: not _answers(server.url))
+        with pytest.raises(ServerFailed, match=r"(?s)exit code 7.*worn out"):
+            _eventually(lambda: _is_checked_to_have_ended(server))
     assert not server.folder.exists()
 
 

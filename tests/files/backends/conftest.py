@@ -19,6 +19,14 @@ def seaweed() -> Iterator[SeaweedServer]:
         yield server
 
 
+@pytest.fixture(autouse=True)
+def servers_still_run(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test during which a server ended says so, with the server's log."""
+    yield
+    for name in {"seaweed", "fake_gcs"}.intersection(request.fixturenames):
+        request.getfixturevalue(name).check()
+
+
 @pytest.fixture(scope="session")
 def moto() -> Iterator[MotoServer]:
     """S3 as moto speaks it, which keeps keys in byte order, as AWS does."""

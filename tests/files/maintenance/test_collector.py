@@ -19,7 +19,13 @@ from storage.database.database import Database
 from storage.database.statement import Statement
 from storage.database.unit import Unit, execute
 from storage.database.url import parse_url
-from storage.errors import ConfigurationError, FileNotFound, FileStoreUnavailable, InvalidInput
+from storage.errors import (
+    ConfigurationError,
+    FileNotFound,
+    FileStoreUnavailable,
+    InvalidInput,
+    TransactionAborted,
+)
 from storage.files import blobs as contents_module
 from storage.files.backends import memory
 from storage.files.backends.memory import MemoryFileStore
@@ -446,7 +452,7 @@ async def changes(place: Place, dice: random.Random, epochs: Epochs) -> None:
     for _ in range(CALLS):
         try:
             await epochs.call(one())
-        except (FileNotFound, Undone):
+        except (FileNotFound, Undone, TransactionAborted):
             continue
 
 
