@@ -16,7 +16,20 @@ from typing import Final, NoReturn
 
 from cyclopts import App, CycloptsError
 
-from storage.cli import conversations, files, imports, keys, report, secrets, settings, setup, status, users, webhooks
+from storage.cli import (
+    conversations,
+    files,
+    git_credential,
+    imports,
+    keys,
+    report,
+    secrets,
+    settings,
+    setup,
+    status,
+    users,
+    webhooks,
+)
 from storage.cli.output import complain, warnings_as_lines
 
 EXIT_FAILED: Final = 1
@@ -56,7 +69,7 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-for command in (setup.init, setup.migrate, status.status):
+for command in (setup.init, setup.migrate, status.status, git_credential.git_credential):
     app.command(command, help_epilogue="")
 for noun in (
     imports.app,

@@ -6,7 +6,7 @@ Everything that was repaired, skipped or guessed on the way comes with it as a f
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -72,8 +72,9 @@ class Home:
     fills up while iterating, and a second iteration adds nothing to it twice. `source` is the path as it was given.
     """
 
-    def __init__(self, source: str, tree: Tree, root: str) -> None:
+    def __init__(self, source: str, tree: Tree, root: str, left_out: Collection[str] = ()) -> None:
         self.source = source
+        self._left_out = frozenset(left_out)
         self._tree = tree
         self._root = root
         self._flaws: dict[Flaw, None] = dict.fromkeys(tree.flaws)
@@ -296,6 +297,8 @@ class Home:
     def _is_loose(self, folder: str, entry: Entry) -> bool:
         """Whether a name outside of conversations is worth keeping; says so, or why not, in the flaws."""
         path = join(folder, entry.name)
+        if path in self._left_out:
+            return False
         if is_foreign(entry.name) or entry.name.startswith("."):
             self._note(_skipped(path, entry.name))
             return False
@@ -343,16 +346,24 @@ class Home:
 
 
 @contextmanager
-def open_home(path: str | os.PathLike[str], limits: Limits | None = None) -> Iterator[Home]:
+def open_home(
+    path: str | os.PathLike[str], limits: Limits | None = None, left_out: Collection[str] = ()
+) -> Iterator[Home]:
     """Open a state directory, or an archive of one, for reading.
 
     The state directory may be the folder or archive itself or one folder below it.
+
+    Args:
+        path: of the folder or archive.
+        limits: on what is read.
+        left_out: files and folders that belong to no conversation and are not to be read, by their paths in the state
+            directory: the folder of the database that it is read into, for one.
 
     Raises:
         InvalidInput: there is no state directory, or there are several.
     """
     with open_source(path, limits) as tree:
-        yield Home(os.fspath(path), tree, _find_root(tree, str(path)))
+        yield Home(os.fspath(path), tree, _find_root(tree, str(path)), left_out)
 
 
 def unreadable(path: str, error: OSError) -> Flaw:
