@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -67,8 +70,27 @@ class Drive:
             if self._kind == "PostgreSQL":
                 with self._server("third", self._environment) as other:
                     self._two_servers(server, other)
+            last = {"titles": self._titles(server), "secrets": _names(server), "settings": server.get("/settings")}
         self._report.section(f"{self._kind}: what is in the database")
         self._database()
+        self._report.section(f"{self._kind}: and back to the server's own stores")
+        self._back(last)
+
+    def _back(self, last: dict[str, Any]) -> None:
+        back = self._folder / "back-state"
+        with self._report.check("the server's own stores read what `storage export openhands` wrote"):
+            subprocess.run(
+                [sys.executable, "-m", "storage", "export", "openhands", str(back)],
+                env={**os.environ, **self._environment},
+                check=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            with OpenHands(self._folder / "stock", back, {}) as server:
+                assert self._titles(server) == last["titles"]
+                assert _names(server) == last["secrets"]
+                settings = server.get("/settings")
+                assert settings == last["settings"], _difference(last["settings"], settings)
 
     def _server(self, name: str, environment: dict[str, str]) -> OpenHands:
         return OpenHands(self._folder / name, self._state, environment)

@@ -18,6 +18,7 @@ from cyclopts import App, CycloptsError
 
 from storage.cli import (
     conversations,
+    exports,
     files,
     git_credential,
     imports,
@@ -73,6 +74,7 @@ for command in (setup.init, setup.migrate, status.status, git_credential.git_cre
     app.command(command, help_epilogue="")
 for noun in (
     imports.app,
+    exports.app,
     conversations.app,
     files.app,
     settings.app,

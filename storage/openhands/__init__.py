@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from storage.openhands.exporter import export_home
     from storage.openhands.importer import import_home
     from storage.openhands.sdk import SDKFileStore
     from storage.openhands.server.config import SQLServerConfig
@@ -20,6 +21,7 @@ _HOMES: Final = {
     "SQLConversationValidator": "storage.openhands.server.validator",
     "SQLServerConfig": "storage.openhands.server.config",
     "SyncFileStore": "storage.openhands.sync_files",
+    "export_home": "storage.openhands.exporter",
     "import_home": "storage.openhands.importer",
 }
 
@@ -28,6 +30,7 @@ __all__ = [
     "SQLConversationValidator",
     "SQLServerConfig",
     "SyncFileStore",
+    "export_home",
     "import_home",
 ]
 
