@@ -9,9 +9,9 @@ from storage.openhands.locations import home_path, owner_and_path
 from storage.storage import Storage
 from tests.openhands.conftest import StateDirectory
 
-NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/", exclude_categories=("Cc", "Cs")), min_size=1).filter(
-    lambda name: name not in (".", "..")
-)
+NAMES = st.text(
+    st.characters(codec="utf-8", exclude_characters="/", exclude_categories=("Cc", "Cs")), min_size=1
+).filter(lambda name: name not in (".", ".."))
 
 
 @pytest.mark.parametrize(

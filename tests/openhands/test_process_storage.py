@@ -15,6 +15,7 @@ import pytest
 from storage.errors import ConfigurationError, StorageClosed, StorageError
 from storage.openhands.process_storage import close_process_storage, process_storage
 from tests.openhands.conftest import storage_config
+from tests.openhands.other_processes import environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,16 +130,3 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     code = "import sys, json, storage.openhands; print(json.dumps(sorted(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert not {"sqlalchemy", "asyncpg", "openhands", "pydantic"} & set(json.loads(loaded.stdout))
-
-
-def environment(config: StorageConfig) -> dict[str, str]:
-    """The environment of a process that is to open the same storage."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("STORAGE_")}
-    return own | {
-        "STORAGE_DATABASE_URL": config.database_url or "",
-        "STORAGE_DATA_DIR": str(config.data_dir),
-        "STORAGE_FILE_STORE": "local",
-        "STORAGE_FILE_STORE_PATH": str(config.file_store_path),
-        "STORAGE_MASTER_KEY_FILE": str(config.master_key_file),
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }

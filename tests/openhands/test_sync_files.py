@@ -41,6 +41,13 @@ def test_bytes_are_read_as_utf_8(files: SyncFileStore) -> None:
     assert files.read("a") == "Größe"
 
 
+def test_a_local_file_is_stored_as_it_is(place: ProcessStorage, files: SyncFileStore, tmp_path: Path) -> None:
+    (tmp_path / "archive").write_bytes(bytes(range(256)) * 10_000)
+    files.write_from_path("users/alice/archive", str(tmp_path / "archive"))
+    stored = place.portal.call(place.storage.user("alice").files.read, "users/alice/archive")
+    assert stored == (tmp_path / "archive").read_bytes()
+
+
 def test_bytes_that_are_no_text_are_a_value_error(files: SyncFileStore) -> None:
     files.write("a", b"\xff\xfe")
     with pytest.raises(InvalidInput, match="not UTF-8"):
