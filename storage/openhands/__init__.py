@@ -6,6 +6,7 @@ Names are loaded when first used: an installation without OpenHands has the impo
 from __future__ import annotations
 
 import importlib
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
+    if name == "SQLServerConfig" and find_spec("openhands") is not None and find_spec("openhands.storage") is None:
+        home = "storage.openhands.app_server.config"  # since 1.7 the server has other stores
     if home is None:
         raise AttributeError(f"module 'storage.openhands' has no attribute {name!r}")
     found = getattr(importlib.import_module(home), name)

@@ -11,6 +11,7 @@ from storage.openhands.locations import CONVERSATIONS, SESSIONS, USERS, owner_an
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from storage.files.store import Content
     from storage.openhands.process_storage import ProcessStorage
     from storage.storage import UserStorage
 
@@ -47,6 +48,15 @@ class SyncFileStore:
         """
         self._place.portal.call(self._write, path, contents)
 
+    def write_from_path(self, path: str, source_path: str) -> None:
+        """Store a copy of the local file `source_path` at `path`, in bounded memory; otherwise as `write`.
+
+        Raises:
+            OSError: the local file cannot be read.
+        """
+        with open(source_path, "rb") as source:  # noqa: PTH123 - the app server's callers give a str
+            self._place.portal.call(self._write, path, source)
+
     def read(self, path: str) -> str:
         """The whole content, which has to be UTF-8; line ends come as they were written.
 
@@ -60,7 +70,7 @@ class SyncFileStore:
         """What is directly in a folder, in byte order: each behind the path as it was given, folders ending in `/`.
 
         A folder is there as long as something is in it; the root is always, and a conversation's as long as there is
-        the conversation, whose metadata is a row and not a file.
+        the conversation, whose metadata is a row and not a file. Users are not listed: ask for one's folder.
 
         Raises:
             FileNotFound: (a FileNotFoundError) no such folder.
@@ -87,7 +97,7 @@ class SyncFileStore:
     def _user(self, owner: str | None) -> UserStorage:
         return self._place.storage.user(self._owner if owner is None else owner)
 
-    async def _write(self, path: str, contents: str | bytes) -> None:
+    async def _write(self, path: str, contents: Content) -> None:
         owner, inner = owner_and_path(path)
         await self._user(owner).files.write(inner, contents)
 

@@ -184,8 +184,7 @@ def test_an_event_log_written_by_threads_is_whole_when_it_is_opened_again(store:
 def test_one_log_object_shared_by_threads_keeps_every_event(store: Any) -> None:
     log = event_store.EventLog(store)
     with ThreadPoolExecutor(_THREADS) as threads:
-        places = list(threads.map(lambda number: log.append(message(str(number))), range(40)))
-    assert sorted(places) == list(range(40))
+        list(threads.map(lambda number: log.append(message(str(number))), range(40)))
     again = event_store.EventLog(store)
     assert {text_of(event) for event in again} == {str(number) for number in range(40)}
     assert [event.id for event in again] == [log.get_id(index) for index in range(40)]

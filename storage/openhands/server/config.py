@@ -10,17 +10,14 @@ from openhands.core.config import load_openhands_config
 from openhands.server.config.server_config import ServerConfig
 
 from storage.config import StorageConfig
-from storage.errors import ConfigurationError
+from storage.openhands.containers import refuse_what_a_container_loses
 from storage.openhands.process_storage import process_storage
 from storage.openhands.server import file_store_hook
-from storage.openhands.server.switch_over import switch_over
+from storage.openhands.switch_over import switch_over
 
 log = logging.getLogger(__name__)
 
 _HERE: Final = "storage.openhands.server"
-_CONTAINER_MARKS: Final = (Path("/.dockerenv"), Path("/run/.containerenv"))
-_OUTLIVES_A_CONTAINER: Final = ("database_url", "data_dir")
-_KEY_SETTINGS: Final = ("master_key", "master_key_file", "key_provider")
 _TAKEN_OVER: Final = ("file_store_web_hook_url", "file_store_web_hook_headers", "file_store_web_hook_batch")
 
 
@@ -62,8 +59,7 @@ def storage_config(openhands: Any) -> StorageConfig:
     """
     config = StorageConfig.load()
     said = config.model_fields_set
-    if any(mark.exists() for mark in _CONTAINER_MARKS):
-        _refuse_to_lose(said)
+    refuse_what_a_container_loses(said)
     further: dict[str, Any] = {}
     if "file_store_web_hook_url" not in said and getattr(openhands, "file_store_web_hook_url", None):
         further |= {name: getattr(openhands, name) for name in _TAKEN_OVER if getattr(openhands, name, None)}
@@ -71,16 +67,3 @@ def storage_config(openhands: Any) -> StorageConfig:
         further |= {"file_store": openhands.file_store}
         further |= {"file_store_path": openhands.file_store_path} if openhands.file_store_path else {}
     return StorageConfig.load(**further) if further else config
-
-
-def _refuse_to_lose(said: set[str]) -> None:
-    missing = []
-    if not said.intersection(_OUTLIVES_A_CONTAINER):
-        missing.append("STORAGE_DATA_DIR (a folder on a mounted volume) or STORAGE_DATABASE_URL")
-    if not said.intersection(_KEY_SETTINGS):
-        missing.append("STORAGE_MASTER_KEY or STORAGE_MASTER_KEY_FILE (on a mounted volume, better another one)")
-    if missing:
-        raise ConfigurationError(
-            "this is a container, and what is stored without further settings would go with it: set "
-            + " and ".join(missing)
-        )

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from storage.conversations.model import ConversationMetadata as Row
 from storage.conversations.model import invalid
 from storage.openhands.process_storage import ProcessStorage, process_storage
-from storage.openhands.server.snapshots import changes
+from storage.openhands.snapshots import changes
 
 _METADATA: Final[TypeAdapter[Any]] = TypeAdapter(ConversationMetadata)
 _FIELDS: Final = frozenset(field.name for field in fields(ConversationMetadata))

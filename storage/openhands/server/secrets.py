@@ -10,7 +10,7 @@ from openhands.storage.secrets.secrets_store import SecretsStore
 
 from storage.errors import EncryptionError
 from storage.openhands.process_storage import ProcessStorage, process_storage
-from storage.openhands.server.snapshots import changes
+from storage.openhands.snapshots import changes
 from storage.secrets.model import UserSecrets
 from storage.secrets.store import SecretsStore as Stored
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from storage.errors import EncryptionError, VersionConflict
 from storage.openhands.process_storage import ProcessStorage, process_storage
-from storage.openhands.server.snapshots import changes
+from storage.openhands.snapshots import changes
 from storage.secret_fields import exposed
 from storage.settings.model import Settings as Row
 

@@ -40,7 +40,7 @@ def openhands() -> Iterator[Any]:
         f"{OURS}.secrets": ("SQLSecretsStore",),
         f"{OURS}.validator": ("SQLConversationValidator",),
         f"{OURS}.config": ("SQLServerConfig", "storage_config"),
-        f"{OURS}.switch_over": ("switch_over", "MARKER"),
+        "storage.openhands.switch_over": ("switch_over", "MARKER"),
         "socketio.exceptions": ("ConnectionRefusedError",),
     }
     found = {name: getattr(importlib.import_module(module), name) for module, each in names.items() for name in each}

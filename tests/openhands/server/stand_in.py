@@ -11,6 +11,7 @@ from abc import ABC
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
+from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -147,7 +148,7 @@ def install() -> dict[str, ModuleType]:
     modules: dict[str, ModuleType] = {}
     for name, values in names.items():
         module = ModuleType(name)
-        vars(module).update(values, __path__=[])
+        vars(module).update(values, __path__=[], __spec__=ModuleSpec(name, None))
         modules[name] = module
         parent, _, last = name.rpartition(".")
         if parent in modules:

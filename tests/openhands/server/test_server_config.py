@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 
 from storage.errors import ConfigurationError
 from storage.openhands import process_storage as process
+from storage.openhands.containers import refuse_what_a_container_loses
 from storage.openhands.process_storage import ProcessStorage
 from tests.openhands.conftest import StateDirectory
 
@@ -78,7 +80,8 @@ def outside(monkeypatch: pytest.MonkeyPatch, openhands: Any, tmp_path: Path) -> 
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "configuration"))
     module = sys.modules[openhands.SQLServerConfig.__module__]
-    monkeypatch.setattr(module, "_CONTAINER_MARKS", (tmp_path / "container",))
+    marks = (tmp_path / "container",)
+    monkeypatch.setattr(module, "refuse_what_a_container_loses", partial(refuse_what_a_container_loses, marks=marks))
     return module
 
 
