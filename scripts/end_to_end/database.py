@@ -65,9 +65,9 @@ class StoredData:
 
         Args:
             secrets: in clear.
-            imported: conversations whose files were taken as they were: the server's own store masks less.
+            imported: keys of blobs that were taken as they were: the server's own store masks less.
         """
-        as_they_were = {key for name in imported for key in self._blobs_of(name)}
+        as_they_were = frozenset(imported)
         needles = {secret: _forms(secret) for secret in secrets}
         for place, content in self._contents():
             if any(place.endswith(key) for key in as_they_were):
@@ -76,8 +76,9 @@ class StoredData:
                 for form in forms:
                     assert form not in content, f"{secret[:6]}… is readable in {place}"
 
-    def _blobs_of(self, conversation_id: str) -> list[str]:
-        return [key for (key,) in self.rows("SELECT blob_key FROM file WHERE conversation_id = ?", [conversation_id])]
+    def blobs(self) -> list[str]:
+        """The keys of all contents that a file has."""
+        return [key for (key,) in self.rows("SELECT blob_key FROM file")]
 
     def _contents(self) -> Iterable[tuple[str, bytes]]:
         for path in self._data.rglob("*"):

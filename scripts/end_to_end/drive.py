@@ -58,6 +58,7 @@ class Drive:
         self._report.section(f"{self._kind}: one variable, and a restart")
         with self._server("first", self._environment) as server:
             self._report.figure(f"first start on {self._kind}, with the import", f"{server.started_in:.1f} s")
+            imported = self._stored.blobs()
             self._everything_is_there(server)
             self._settings(server)
             self._secrets(server)
@@ -72,7 +73,7 @@ class Drive:
                     self._two_servers(server, other)
             last = {"titles": self._titles(server), "secrets": _names(server), "settings": server.get("/settings")}
         self._report.section(f"{self._kind}: what is in the database")
-        self._database()
+        self._database(imported)
         self._report.section(f"{self._kind}: and back to the server's own stores")
         self._back(last)
 
@@ -271,7 +272,7 @@ class Drive:
             assert expected <= _names(one)
             assert _names(one) == _names(other)
 
-    def _database(self) -> None:
+    def _database(self, imported: list[str]) -> None:
         with self._report.check("rows of conversations, settings, secrets, tokens, files and events are there"):
             counts = {name: self._stored.count(name) for name in self._stored.tables()}
             self._report.figure(f"rows in {self._kind}", ", ".join(f"{n} {c}" for n, c in counts.items() if c))
@@ -280,7 +281,7 @@ class Drive:
         with self._report.check(
             "no secret is readable in a row, in a blob written since, in the database's files or a log"
         ):
-            self._stored.assert_unreadable(SECRETS, self._before["conversations"])
+            self._stored.assert_unreadable(SECRETS, imported)
             logs = [path for path in self._folder.rglob("server.log") if path.parent.name != "stock"]
             for log in logs:
                 text = log.read_text(errors="replace")
