@@ -278,15 +278,8 @@ class Drive:
             self._report.figure(f"rows in {self._kind}", ", ".join(f"{n} {c}" for n, c in counts.items() if c))
             expected = {"conversation", "settings", "custom_secret", "provider_token", "file", "event", "data_key"}
             assert not [table for table in expected if not counts[table]]
-        with self._report.check(
-            "no secret is readable in a row, in a blob written since, in the database's files or a log"
-        ):
+        with self._report.check("no secret is readable in a row, in a blob written since, or in the database's files"):
             self._stored.assert_unreadable(SECRETS, imported)
-            logs = [path for path in self._folder.rglob("server.log") if path.parent.name != "stock"]
-            for log in logs:
-                text = log.read_text(errors="replace")
-                for secret in SECRETS:
-                    assert secret not in text, log
 
 
 def _names(server: OpenHands) -> set[str]:

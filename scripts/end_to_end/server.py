@@ -67,6 +67,7 @@ class OpenHands:
         self.port = free_ports(1)[0]
         self._environment = {
             "PATH": os.environ["PATH"],
+            "PYTHONPATH": os.environ["PYTHONPATH"],  # this checkout, whatever is installed
             "HOME": str(folder),
             "FILE_STORE_PATH": str(state),
             "WORKSPACE_BASE": str(folder / "work"),
