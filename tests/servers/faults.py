@@ -75,6 +75,7 @@ class FaultProxy:
     Attributes:
         url: where it serves.
         requests: how many it saw since `inject`.
+        targets: the path and query of each of them.
         hits: how many of them failed on order.
     """
 
@@ -84,6 +85,7 @@ class FaultProxy:
         assert address.port is not None
         self.upstream = (address.hostname, address.port)
         self.requests = 0
+        self.targets: list[str] = []
         self.hits = 0
         self._faults: list[Fault] = []
         self._guard = threading.Lock()
@@ -110,12 +112,14 @@ class FaultProxy:
         with self._guard:
             self._faults = list(faults)
             self.requests = self.hits = 0
+            self.targets = []
 
     def take(self, method: str, target: str) -> Fault | None:
         """The fault for this request, used up by one."""
         query = target.partition("?")[2]
         with self._guard:
             self.requests += 1
+            self.targets.append(target)
             for index, fault in enumerate(self._faults):
                 if fault.times and fault.method in ("", method) and fault.query in query:
                     self._faults[index] = replace(fault, times=fault.times - 1)

@@ -172,20 +172,17 @@ class GoogleCloudFileStore(FileStore):
             first = await anext(parts, bytearray())
             if len(first) < PART_BYTES:
                 return await self._run(path, self._put, path, bytes(first), kind, nonce, conditions)
-            blob = self._blob(path, nonce)
-            writer = await self._run(
-                path,
-                lambda: blob.open(
-                    "wb",
-                    chunk_size=PART_BYTES,
-                    content_type=kind or "application/octet-stream",
-                    retry=self._retry,
-                    **conditions,
-                ),
+            from storage.files.backends.google_cloud_upload import Upload
+
+            writer = Upload(
+                await self._run(path, self._blob, path, nonce),
+                chunk_size=PART_BYTES,
+                content_type=kind or "application/octet-stream",
+                retry=self._retry,
+                **conditions,
             )
-            sending = (
-                threading.Lock()
-            )  # the writer is for one thread at a time, and a cancelled write goes on in its own
+            # The writer is for one thread at a time, and a cancelled write goes on in its own.
+            sending = threading.Lock()
 
             def send(work: Callable[[], object]) -> None:
                 with sending:
@@ -449,4 +446,7 @@ def _new_client(project: str | None, endpoint_url: str | None) -> Any:
     adapter = HTTPAdapter(pool_connections=4, pool_maxsize=WORKERS)
     for scheme in ("https://", "http://"):
         client._http.mount(scheme, adapter)  # noqa: SLF001 - the documented way (google-cloud-storage, "Client._http")
+    # For its spans, and also where it makes none, the client from 3.11 on asks for each bucket's project: in a thread that
+    # nobody waits for, even after close(), and with a right that files do not need. Without the cache it does not ask.
+    client._bucket_metadata_cache = None  # noqa: SLF001 - the other way is a variable of the application's environment
     return client

@@ -212,15 +212,34 @@ async def test_a_bucket_that_was_deleted_since_is_no_missing_file(
         await store.list()
 
 
-async def test_the_error_of_a_source_is_not_hidden_by_an_outage(store: GoogleCloudFileStore, proxy: FaultProxy) -> None:
+async def test_what_a_source_gave_before_it_broke_in_an_outage_never_becomes_the_file(
+    store: GoogleCloudFileStore, proxy: FaultProxy
+) -> None:
+    await store.write("file", b"old")
+
     async def breaking() -> AsyncIterator[bytes]:
         yield LARGE
         proxy.inject(Fault("lost", method="DELETE", times=9999))
         raise RuntimeError("the source broke")
 
     with pytest.raises(RuntimeError, match="the source broke"):
-        await store.write("broken", breaking())
+        await store.write("file", breaking())
     assert proxy.hits
+    proxy.inject()  # the outage is over
+    gc.collect()  # Google's writer would end its upload, and so make a file, when it is collected
+    assert proxy.requests == 0
+    assert await store.read("file") == b"old"
+
+
+async def test_nothing_is_asked_that_the_work_does_not_need(
+    store: GoogleCloudFileStore, proxy: FaultProxy, bucket: str
+) -> None:
+    await store.write("file", b"content")
+    assert await store.read("file") == b"content"
+    await store.delete("file")
+    await asyncio.sleep(0.3)  # Google's client would ask for the bucket in a thread of its own
+    assert len(proxy.targets) >= 3
+    assert [target for target in proxy.targets if f"/b/{bucket}/o" not in target] == []
 
 
 async def test_a_writer_that_is_cancelled_while_the_upload_begins_ends_it(
