@@ -161,6 +161,10 @@ class FileStoreFull(FileStoreError):
     """The backend has no room left; what was there before is still whole."""
 
 
+class DiskSpaceLow(FileStoreFull):
+    """Less would be left of a disk than `disk_refuse_bytes` keeps free. Nothing was stored; all else goes on."""
+
+
 class FileAccessDenied(FileStoreError):
     """The backend refused access; what was there before is still whole."""
 
@@ -206,3 +210,49 @@ class EgressRefused(StorageError):
 
 class SignatureInvalid(StorageError):
     """A web hook that was received is not signed by one of the secrets, or not at this time."""
+
+
+# ---- questions
+
+
+class QueryError(StorageError):
+    """A question in SQL was not answered. Nothing was changed: a question never changes anything."""
+
+
+class QueryRefused(QueryError):
+    """It wants more than to read the report views."""
+
+
+class QueryInvalid(QueryError, ValueError):
+    """The database does not understand it, or it fails on a value; the message is the database's."""
+
+
+class QueryTimeout(QueryError):
+    """It took longer than it may."""
+
+
+class QueryTooLarge(QueryError):
+    """The result, or the statement once its parts are put together, is larger than it may be."""
+
+
+class QuerySetupMissing(QueryError):
+    """PostgreSQL has no roles for questions, and its user may not make them; the message says what to run."""
+
+
+# ---- backup
+
+
+class BackupError(StorageError):
+    """A backup was not made, or not restored. What was there before is whole."""
+
+
+class ArchiveDamaged(BackupError):
+    """The archive is not what was written, or is none; the message names the part. Nothing was restored."""
+
+
+class ArchiveTooNew(BackupError):
+    """A newer release has made the archive. Nothing was restored."""
+
+
+class TargetNotEmpty(BackupError):
+    """There is something already where the archive is to go. Nothing was changed."""

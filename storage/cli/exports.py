@@ -31,8 +31,10 @@ async def openhands(
     """Write a state directory as OpenHands' own stores keep it: conversations, files, settings and secrets.
 
     Files come byte for byte. Settings and secrets are in clear, because that is how OpenHands reads them; the folder is
-    for its owner only. Importing it into an empty storage gives the same again. It is in its place once it is whole.
-    Exits with 1 if a file was left out, for it is damaged or the file system cannot hold its name.
+    for its owner only. Importing it into an empty storage gives the same again. It is in its place once it is whole:
+    one that is interrupted leaves nothing there, and beside it at most a folder whose name begins with a dot. Exits
+    with 1 if something was left out, each with its reason: a file that is damaged, or whose name the file system cannot
+    hold or something else has; a conversation whose id no folder can have.
 
     JSON: `{folder, users, conversations, files, bytes, settings, secrets, skipped: [{path, reason}],
     broken: [conversation_id]}`.
@@ -40,9 +42,8 @@ async def openhands(
     from storage.openhands.exporter import export_home
 
     async with opened(connection) as storage:
-        with progress("exporting", "conversations", quiet=json) as move:
-            told = None if move is None else lambda done: move(done, None)
-            report = await export_home(storage, folder, user=user, repair=repair, progress=told)
+        with progress("exporting", "files", quiet=json) as move:
+            report = await export_home(storage, folder, user=user, repair=repair, progress=move)
     if json:
         show_json(report.as_dict())
     else:

@@ -19,6 +19,7 @@ from storage.cli.output import count as counted
 from storage.cli.output import line, note, plain, show_json
 from storage.cli.prompt import ask_passphrase
 from storage.cli.secrets import require_reveal
+from storage.durable import flush
 
 if TYPE_CHECKING:
     from storage.config import StorageConfig
@@ -218,7 +219,7 @@ def write_new(path: Path, content: bytes) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            flush(file.fileno())
     except OSError:
         path.unlink(missing_ok=True)
         raise

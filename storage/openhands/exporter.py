@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
-from storage.errors import Conflict, FileAccessDenied, InvalidInput
+from storage.conversations.cursor import ConversationSort
+from storage.errors import InvalidInput
 from storage.files.maintenance.tree_export import SkippedFile
 from storage.identity import LOCAL_USER, user_key
+from storage.openhands.export_metadata import metadata_file
+from storage.openhands.export_tree import (
+    Displaced,
+    clear_for_metadata,
+    place_files,
+    sync_folders,
+    write_private,
+)
 from storage.openhands.locations import CONVERSATIONS, SESSIONS, USERS, home_path
 from storage.openhands.names import storable_id
 from storage.private_folder import make_private_folder
-from storage.secret_fields import exposed
+from storage.secret_fields import exposed, secret_fields
+from storage.whole_folder import whole_folder
 
 if TYPE_CHECKING:
     from storage.conversations.model import ConversationMetadata
+    from storage.secrets.model import UserSecrets
+    from storage.settings.model import Settings
     from storage.storage import Storage, UserStorage
 
 _METADATA: Final = "metadata.json"
-_MODE: Final = 0o600
+_ROWS_AT_ONCE: Final = 100
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -39,7 +54,8 @@ class ExportReport:
         bytes: of these files.
         settings: users whose settings were written.
         secrets: tokens and custom secrets that were written, in clear.
-        skipped: files that are not there, because they are damaged or the file system cannot hold their names.
+        skipped: what is not there, by its path in the state directory, and why: a damaged file, one whose name the file
+            system cannot hold or something else has, a conversation whose id no folder can have, sealed fields.
         broken: conversations with the broken metadata.json that they were imported with; OpenHands does not list them.
     """
 
@@ -64,7 +80,7 @@ async def export_home(
     *,
     user: str | None = None,
     repair: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> ExportReport:
     """Write everything of everyone, or of one user, as a state directory of OpenHands.
 
@@ -74,8 +90,11 @@ async def export_home(
     Importing the directory into an empty storage gives the same rows and the same files.
 
     It is built in a folder beside and put in its place at the end: interrupted, it leaves that one, whose name begins
-    with a dot, and no state directory. Each row and each file is read whole, one after the other: stop the server first
-    if what is written meanwhile matters.
+    with a dot, and no state directory. Contents go through memory in pieces, names and paths are held.
+
+    What is guaranteed while others write: each row and each file is whole, and is what was stored at one moment of the
+    export; a conversation's metadata.json is read after its files; whatever is there from its beginning to its end is
+    in it. There is no common moment, so stop the server first if what is written meanwhile matters.
 
     Args:
         storage: whose data.
@@ -83,35 +102,83 @@ async def export_home(
         user: only this user's, as a state directory of their own; everyone's if None.
         repair: write a metadata.json from the row also where the one that came in was broken and nothing has changed
             since; without it those bytes come back as they were.
-        progress: told after each conversation how many were written.
+        progress: told after each file how many of how many were dealt with, as far as is known by then.
 
     Raises:
         Conflict: there is something in `folder`.
-        InvalidInput: an id that no folder can be named by, or `folder` is a file.
-        KeyMissing, KeyMismatch, KeyUnavailable, Tampered: a secret cannot be opened; nothing is put in place.
+        InvalidInput: `user` has nothing stored, one of several has an id that no folder can be named by, or `folder` is
+            a file or a mount point.
+        KeyMissing, KeyMismatch, KeyUnavailable, Tampered: a secret cannot be opened; nothing is written.
         FileAccessDenied: the folder cannot be made.
         FileStoreError: as FileMaintenance.export.
     """
-    target = Path(folder).absolute()  # noqa: ASYNC240 - one look, and the files are written in threads
-    _refuse_what_is_there(target)
-    users = [user_key(user)] if user is not None else [each.user_id for each in await storage.list_users()]
-    try:
-        make_private_folder(target.parent)
-        building = Path(tempfile.mkdtemp(prefix=f".{target.name}.export-", dir=target.parent))
-    except OSError as error:
-        raise FileAccessDenied(f"{target} cannot be made: {error.strerror}") from error
-    try:
-        report = ExportReport(target)
-        for each in users:
-            owner = None if user is not None or each == LOCAL_USER else _folder_name("user", each)
-            await _Export(storage.user(each), building, owner, report, progress, repair=repair).run(storage)
-        _sync(building)
-        _refuse_what_is_there(target)
-        building.rename(target)  # noqa: ASYNC240 - onto an empty folder, too
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
+    owners = await _owners(storage, user)
+    for stored in owners:
+        # Before anything is written: a missing key is found out now, and what is in clear is on the disk but shortly.
+        await _account(storage.user(stored))
+    with whole_folder(folder) as building:
+        report = ExportReport(await _in_thread(_resolved, folder), users=sorted(owners))
+        counted = _Counted(progress, sum([(await storage.user(stored).files.usage()).files for stored in owners]))
+        parts = [
+            _Export(storage, storage.user(stored), building, owner, report, repair=repair)
+            for stored, owner in owners.items()
+        ]
+        (building / SESSIONS).mkdir(mode=0o700)  # by which it is known for a state directory, however little is in it
+        for part in parts:
+            await part.files(counted)
+            await part.conversations()
+        for part in parts:
+            await part.account()
+        await _in_thread(sync_folders, building)
     return report
+
+
+async def _owners(storage: Storage, user: str | None) -> dict[str, str | None]:
+    """Users in stored form, each with the name of their folder below users/; None for the one at the top."""
+    known = [info.user_id for info in await storage.list_users()]
+    if user is not None:
+        if user_key(user) not in (*known, LOCAL_USER):
+            raise InvalidInput(f"the user {user!r} has nothing stored; `storage users list` tells who has")
+        return {user_key(user): None}
+    owners: dict[str, str | None] = {}
+    for stored in known:
+        if stored != LOCAL_USER:
+            if not _is_folder_name(stored):
+                raise InvalidInput(
+                    f"the user {stored!r} cannot be a folder's name, as OpenHands' layout wants it; "
+                    "export this user alone, by --user, and the others each by theirs"
+                )
+            owners[stored] = stored
+    if LOCAL_USER in known:
+        owners[LOCAL_USER] = None  # last: a file of theirs below users/ must not take the place of a user's own
+    return owners
+
+
+async def _account(stores: UserStorage) -> tuple[Settings | None, UserSecrets | None]:
+    return await stores.settings.load(), await stores.secrets.load()
+
+
+def _resolved(folder: str | os.PathLike[str]) -> Path:
+    return Path(os.path.realpath(folder))
+
+
+class _Counted:
+    """Tells one number of files over all users."""
+
+    def __init__(self, progress: Callable[[int, int], None] | None, total: int) -> None:
+        self._progress = progress
+        self._total = total
+        self._before = 0
+        self._here = 0
+
+    def next_user(self) -> None:
+        self._before += self._here
+        self._here = 0
+
+    def __call__(self, done: int, _total: int | None) -> None:
+        self._here = done
+        if self._progress is not None:
+            self._progress(self._before + done, max(self._total, self._before + done))
 
 
 class _Export:
@@ -119,41 +186,55 @@ class _Export:
 
     def __init__(
         self,
+        storage: Storage,
         stores: UserStorage,
         root: Path,
         owner: str | None,
         report: ExportReport,
-        progress: Callable[[int], None] | None,
         *,
         repair: bool,
     ) -> None:
+        self._storage = storage
         self._stores = stores
         self._root = root
         self._owner = owner
         self._report = report
-        self._progress = progress
         self._repair = repair
         self._top = root if owner is None else root / USERS / owner
         self._conversations = self._top / (SESSIONS if owner is None else CONVERSATIONS)
+        self._folders: dict[str, Path] = {}
 
-    async def run(self, storage: Storage) -> None:
-        self._report.users.append(self._stores.user_id)
-        # Secrets first: without the key there is nothing to clear away.
-        await self._account()
-        await self._files(storage)
-        async for row in self._stores.conversations.iterate():
-            self._conversation(row)
-            self._report.conversations += 1
-            if self._progress is not None:
-                self._progress(self._report.conversations)
+    async def files(self, told: _Counted) -> None:
+        """Everything in the user's catalogue. Its paths name no user, and a state directory's do."""
+        if self._owner is not None:
+            self._refuse_a_name_twice()
+        told.next_user()
+        with tempfile.TemporaryDirectory(prefix=".files-", dir=self._root) as staging:
+            done = await self._storage.files.export(Path(staging), user_id=self._stores.user_id, progress=told)
+            displaced = await _in_thread(place_files, Path(staging), self._root, self._owner)
+        self._report.files += done.files
+        self._report.bytes += done.bytes
+        for left in done.skipped:
+            self._leave_out(home_path(self._owner, left.path), left.reason)
+        self._displace(displaced)
 
-    async def _account(self) -> None:
-        settings = await self._stores.settings.load()
+    async def conversations(self) -> None:
+        """Their metadata. In the order of their creation, which no write changes: none is passed over."""
+        rows: list[ConversationMetadata] = []
+        async for row in self._stores.conversations.iterate(sort=ConversationSort.CREATED_ASCENDING):
+            rows.append(row)
+            if len(rows) == _ROWS_AT_ONCE:
+                await _in_thread(self._write_rows, rows)
+                rows = []
+        await _in_thread(self._write_rows, rows)
+
+    async def account(self) -> None:
+        """Settings and secrets, in clear."""
+        settings, secrets = await _account(self._stores)
         if settings is not None:
             values = {**exposed(settings), **exposed(settings.model_extra or {})}
-            _write_json(self._top / "settings.json", {**values, "secrets_store": {"provider_tokens": {}}})
+            self._write_json("settings.json", {**values, "secrets_store": {"provider_tokens": {}}})
             self._report.settings += 1
-        secrets = await self._stores.secrets.load()
         if secrets is not None:
             values = exposed(secrets.model_extra or {})
             values["provider_tokens"] = {
@@ -164,76 +245,72 @@ class _Export:
                 name: {"secret": exposed(custom.secret), "description": custom.description}
                 for name, custom in secrets.custom_secrets.items()
             }
-            _write_json(self._top / "secrets.json", values)
+            self._write_json("secrets.json", values)
             self._report.secrets += len(secrets.provider_tokens) + len(secrets.custom_secrets)
 
-    async def _files(self, storage: Storage) -> None:
-        if self._owner is None:
-            await self._tree(storage, self._root)
-            return
-        # The catalogue's paths name no user, and a state directory's do.
-        with tempfile.TemporaryDirectory(prefix=".files-", dir=self._root) as staging:
-            await self._tree(storage, Path(staging))
-            for found in sorted(Path(staging).rglob("*")):  # noqa: ASYNC240 - names only
-                if not found.is_dir():
-                    place = self._root / home_path(self._owner, found.relative_to(staging).as_posix())
-                    make_private_folder(place.parent)
-                    found.rename(place)
+    def _write_json(self, name: str, values: dict[str, Any]) -> None:
+        write_private(self._top / name, json.dumps(values, ensure_ascii=False, indent=2).encode())
 
-    async def _tree(self, storage: Storage, folder: Path) -> None:
-        done = await storage.files.export(folder, user_id=self._stores.user_id)
-        self._report.files += done.files
-        self._report.bytes += done.bytes
-        self._report.skipped += done.skipped
+    def _write_rows(self, rows: Sequence[ConversationMetadata]) -> None:
+        for row in rows:
+            place = self._conversations / row.conversation_id / _METADATA
+            if not _is_folder_name(row.conversation_id):
+                told = f"no folder can have the name {row.conversation_id!r} of this conversation"
+                self._leave_out(f"{self._conversations.relative_to(self._root)}/{row.conversation_id}", told)
+            elif self._is_anothers(place.parent):
+                told = "another conversation's folder has this name where upper and lower case do not differ"
+                self._leave_out(place.relative_to(self._root).as_posix(), told)
+            else:
+                self._displace(clear_for_metadata(place, self._root))
+                self._write_row(row, place)
 
-    def _conversation(self, row: ConversationMetadata) -> None:
-        place = self._conversations / _folder_name("conversation", row.conversation_id) / _METADATA
-        values = row.model_dump(mode="json", context={"expose_secrets": True})
-        try:
-            original = json.loads(place.read_bytes())
-        except FileNotFoundError:
-            original = None
-        except ValueError:
-            original = None
-            if row.version <= 1 and not self._repair:
-                self._report.broken.append(row.conversation_id)
-                _date(place.parent, row.created_at.timestamp())
-                return
-        if isinstance(original, dict):
-            # The import kept it, because it holds more than the row does.
-            if all(original[name] == value for name, value in values.items() if name in original):
-                return
-            values = {**original, **values}
-        _write_json(place, values)
+    def _write_row(self, row: ConversationMetadata, place: Path) -> None:
+        imported = place.read_bytes() if place.is_file() else None
+        file = metadata_file(row, imported, repair=self._repair)
+        if file.content is not None:
+            write_private(place, file.content)
+        if file.broken:
+            self._report.broken.append(row.conversation_id)
+            _date(place.parent, row.created_at.timestamp())
+        if row.unreadable_secrets is not None:
+            told = f"its sealed fields are not in it: {row.unreadable_secrets}"
+            self._leave_out(place.relative_to(self._root).as_posix(), told)
+        elif _hides_sealed_fields(row):
+            told = "the fields that an application's own class has sealed are not in it"
+            self._leave_out(place.relative_to(self._root).as_posix(), told)
+        self._report.conversations += 1
 
+    def _is_anothers(self, folder: Path) -> bool:
+        """Whether a conversation of another id has the folder, on a file system that folds case."""
+        first = self._folders.setdefault(folder.name.casefold(), folder)
+        return first != folder and folder.exists() and first.samefile(folder)
 
-def _folder_name(kind: str, name: str) -> str:
-    if name in (".", "..") or storable_id(name) != name or "/" in name:
-        raise InvalidInput(
-            f"the {kind} {name!r} cannot be a folder's name, as OpenHands' layout wants it; "
-            + ("export this user alone, by --user" if kind == "user" else "give the conversation another id first")
-        )
-    return name
+    def _refuse_a_name_twice(self) -> None:
+        if self._top.exists():
+            raise InvalidInput(
+                f"the folder of the user {self._owner!r} has the name of another's where upper and lower case do not"
+                " differ; export each user alone, by --user"
+            )
+        make_private_folder(self._top)
 
+    def _displace(self, displaced: Sequence[Displaced]) -> None:
+        for left in displaced:
+            self._report.files -= 1
+            self._report.bytes -= left.size
+            self._leave_out(left.path, left.reason)
 
-def _refuse_what_is_there(target: Path) -> None:
-    try:
-        if next(target.iterdir(), None) is not None:
-            raise Conflict(f"{target} is not empty; name a folder that is not there yet")
-    except FileNotFoundError:
-        return
-    except NotADirectoryError:
-        raise InvalidInput(f"{target} is a file; name a folder that is not there yet") from None
+    def _leave_out(self, path: str, reason: str) -> None:
+        self._report.skipped.append(SkippedFile(path, reason))
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    make_private_folder(path.parent)
-    path.unlink(missing_ok=True)  # the catalogue's copy
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=False, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
+def _hides_sealed_fields(row: ConversationMetadata) -> bool:
+    """Whether secrets are stored with the conversation that the class it was read as does not declare."""
+    rest = row._sealed_rest  # noqa: SLF001 - not to be read, but to be told of
+    return rest is not None and bool(not secret_fields(type(row)) or rest.undeclared.get_secret_value())
+
+
+def _is_folder_name(name: str) -> bool:
+    return name not in (".", "..") and "/" not in name and storable_id(name) == name
 
 
 def _date(folder: Path, seconds: float) -> None:
@@ -242,11 +319,11 @@ def _date(folder: Path, seconds: float) -> None:
         os.utime(path, (seconds, seconds))
 
 
-def _sync(folder: Path) -> None:
-    """Have the names on the disk before the folder is: the contents are there already."""
-    for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+async def _in_thread(work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+    """In a thread that is waited for also when cancelled: it must not write into what is being removed."""
+    running = asyncio.ensure_future(asyncio.to_thread(work, *arguments, **options))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise

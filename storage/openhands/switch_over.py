@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from storage.clock import now
 from storage.config import StorageConfig
+from storage.durable import flush
 from storage.openhands.importer import Progress, import_home
 from storage.openhands.process_storage import ProcessStorage
 from storage.openhands.reader import open_home
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 MARKER: Final = ".imported-by-agent-storage"
 """In the state directory, once all of it is imported: a restart must not bring back what was deleted since."""
 
+_STAYS: Final = ("openhands.db", "openhands.db-wal", "openhands.db-shm", "openhands.db-journal", "v1_conversations")
+"""What the app server of releases 1.0 and later keeps there, and goes on using: a copy would be of no use to it."""
 
 _MODE: Final = 0o600
 
@@ -53,7 +56,7 @@ def switch_over(place: ProcessStorage, state: Path) -> ImportReport | None:
     if not _holds_anything(state):
         return None
     log.info("importing %s into %s; the server starts when that is done", state, database)
-    with open_home(state, left_out=_ours_below(state, place.storage.config)) as home:
+    with open_home(state, left_out=[*_ours_below(state, place.storage.config), *_STAYS]) as home:
         report = place.portal.call(import_home, place.storage, home, progress=_told)
     for text in report.lines():
         log.info("%s", text)
@@ -99,5 +102,5 @@ def _write(marker: Path, content: dict[str, Any]) -> None:
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         json.dump(content, file, indent=2)
         file.flush()
-        os.fsync(file.fileno())
+        flush(file.fileno())
     temporary.replace(marker)

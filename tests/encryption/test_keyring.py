@@ -386,7 +386,9 @@ async def test_of_machines_with_different_keys_one_wins_and_the_others_stay_lock
         )
         sealed = [outcome for outcome in outcomes if isinstance(outcome, bytes)]
         assert len(sealed) == 1
-        assert [type(outcome) for outcome in outcomes if outcome not in sealed] == [KeyMismatch] * 3, outcomes
+        # KeyMissing: it saw the winner's key before it had made one of its own.
+        lost = [outcome for outcome in outcomes if outcome not in sealed]
+        assert all(isinstance(outcome, KeyMismatch | KeyMissing) for outcome in lost), outcomes
         keks, data_keys = await rows(database)
         assert len(keks) == len(data_keys) == 1
         winner = outcomes.index(sealed[0])

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
+from storage.durable import flush, sync
 from storage.encryption.providers.file_lock import exclusive
 from storage.encryption.providers.key_file_text import new_text, with_key_first, with_keys_behind
 from storage.encryption.providers.local_keys import MasterKey, parse_master_keys
@@ -147,7 +148,7 @@ def _create(path: Path, text: str) -> bool:
                 made = True
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise KeyUnavailable(
             f"the key file {path} cannot be created: {error.strerror}. Choose another place with "
@@ -192,7 +193,7 @@ def _rewrite(path: Path, edit: Callable[[str], str]) -> None:
                 temporary.unlink(missing_ok=True)
                 raise
             # The lock went with the old file: from here on the temporary name is the next holder's.
-            _sync_folder(target.parent)
+            sync(target.parent)
     except FileNotFoundError:
         raise KeyMissing(f"the key file {path} does not exist") from None
     except OSError as error:
@@ -220,14 +221,4 @@ def _write_durably(path: Path, content: bytes, like: os.stat_result | None = Non
             os.fchown(file.fileno(), like.st_uid, like.st_gid)
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    if not _POSIX:
-        return  # Windows cannot open a folder; NTFS journals the link
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        flush(file.fileno())

@@ -6,7 +6,6 @@ import errno
 import fcntl
 import os
 import stat
-import sys
 import threading
 import time
 import unicodedata
@@ -16,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import uuid4
 
+from storage.durable import flush
 from storage.errors import Conflict, FileAccessDenied, FileStoreFull, FileStoreUnavailable, StorageError
 from storage.files.store import FileStat, check, guess_media_type
 
@@ -182,15 +182,6 @@ def typed(path: str) -> Iterator[None]:
         raise FileStoreUnavailable(
             f"the file system failed at {path!r}: {error}. Check the disk, then retry"
         ) from error
-
-
-def flush(descriptor: int) -> None:
-    """Make what was written reach the disk itself."""
-    if sys.platform == "darwin":
-        # fsync there only hands the data to the drive, which may still lose it (fsync(2), F_FULLFSYNC).
-        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-    else:
-        os.fsync(descriptor)
 
 
 def folder_in_the_way(path: str) -> Conflict:

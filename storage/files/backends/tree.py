@@ -18,11 +18,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from storage.durable import flush
 from storage.errors import Conflict, FileAccessDenied, FileStoreUnavailable, StorageError
 from storage.files.backends.draft import (
     Draft,
     described,
-    flush,
     folder_in_the_way,
     refuse_other_spelling,
     shared,

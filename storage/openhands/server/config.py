@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from storage.openhands.switch_over import switch_over
 log = logging.getLogger(__name__)
 
 _HERE: Final = "storage.openhands.server"
+_VALIDATOR: Final = "OPENHANDS_CONVERSATION_VALIDATOR_CLS"
 _TAKEN_OVER: Final = ("file_store_web_hook_url", "file_store_web_hook_headers", "file_store_web_hook_batch")
 
 
@@ -25,7 +27,8 @@ class SQLServerConfig(ServerConfig):  # type: ignore[misc]
     """OpenHands' configuration with the stores of this library; everything else is as OpenHands has it.
 
     `verify_config`, which the server calls once while it starts, opens the storage of the process, puts the file store
-    in its place, and moves what the state directory holds into the storage if that was not done before.
+    in its place, and moves what the state directory holds into the storage if that was not done before. It also names
+    the validator, unless the environment does: the server's own asks the file store, whichever stores are configured.
     """
 
     conversation_store_class: str = f"{_HERE}.conversations.SQLConversationStore"
@@ -39,6 +42,7 @@ class SQLServerConfig(ServerConfig):  # type: ignore[misc]
             ConfigurationError: a setting cannot be used; in a container, data or key would be lost with it.
             StorageError: the storage cannot be opened, or the state directory not be moved into it.
         """
+        os.environ.setdefault(_VALIDATOR, f"{_HERE}.validator.SQLConversationValidator")
         openhands = load_openhands_config()
         place = process_storage(storage_config(openhands))
         file_store_hook.install()

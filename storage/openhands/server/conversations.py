@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any, Final, cast
 
@@ -13,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from storage.conversations.model import ConversationMetadata as Row
 from storage.conversations.model import invalid
+from storage.errors import VersionConflict
 from storage.openhands.process_storage import ProcessStorage, process_storage
 from storage.openhands.snapshots import changes
 
@@ -22,6 +24,8 @@ _FIELDS: Final = frozenset(field.name for field in fields(ConversationMetadata))
 
 _LOADED: Final = "_storage_loaded"
 """Attribute of a metadata object, and no field of it: what the row said when it was read."""
+
+_ATTEMPTS: Final = 5
 
 
 class SQLConversationStore(ConversationStore):  # type: ignore[misc]
@@ -91,17 +95,25 @@ class SQLConversationStore(ConversationStore):  # type: ignore[misc]
         loaded = getattr(metadata, _LOADED, None)
         if loaded is None:
             await self._user.conversations.save_metadata(_row(wanted))
-        else:
-            changed = changes(loaded, wanted)
-            conversation_id = wanted["conversation_id"]
+        elif changed := changes(loaded, wanted):
             if changed.keys() <= Row.model_fields.keys():
-                if changed:
-                    await self._user.conversations.update_metadata(conversation_id, **changed)
+                await self._user.conversations.update_metadata(wanted["conversation_id"], **changed)
             else:
+                await self._change(wanted["conversation_id"], changed)
+        setattr(metadata, _LOADED, wanted)
+
+    async def _change(self, conversation_id: str, changed: dict[str, Any]) -> None:
+        """Write fields of which some have no column; what others change meanwhile stays."""
+        for _ in range(_ATTEMPTS):
+            with suppress(VersionConflict):
                 async with self._user.transaction() as tx:
                     row = await tx.conversations.get_metadata(conversation_id)
-                    await tx.conversations.save_metadata(_row({**_dumped(row), **changed}))
-        setattr(metadata, _LOADED, wanted)
+                    await tx.conversations.save_metadata(_changed(row, changed))
+                    # Saving has locked the row: if somebody came in between, this one is not the next.
+                    if (await tx.conversations.get_metadata(conversation_id)).version != row.version + 1:
+                        raise VersionConflict("the conversation has changed since")
+                return
+        raise VersionConflict(f"the conversation {conversation_id!r} kept changing while it was stored; try again")
 
 
 def to_openhands(row: Row) -> ConversationMetadata:
@@ -127,7 +139,8 @@ def to_openhands(row: Row) -> ConversationMetadata:
 
 
 def _values(metadata: ConversationMetadata) -> dict[str, Any]:
-    return cast("dict[str, Any]", _METADATA.dump_python(metadata, mode="json"))
+    # Dataclasses take any value; the row says what does not fit.
+    return cast("dict[str, Any]", _METADATA.dump_python(metadata, mode="json", warnings=False))
 
 
 def _dumped(row: Row) -> dict[str, Any]:
@@ -140,4 +153,12 @@ def _row(values: dict[str, Any]) -> Row:
         return Row(**values)
     except ValidationError as error:
         problem = invalid(error, f"conversation {values.get('conversation_id')!r} cannot be stored")
+    raise problem
+
+
+def _changed(row: Row, changed: dict[str, Any]) -> Row:
+    try:
+        return row.model_copy(update=changed)
+    except ValidationError as error:
+        problem = invalid(error, f"conversation {row.conversation_id!r} cannot be changed")
     raise problem

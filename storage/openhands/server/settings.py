@@ -7,15 +7,20 @@ from typing import Any, Final
 
 from openhands.storage.data_models.settings import Settings
 from openhands.storage.settings.settings_store import SettingsStore
-from pydantic import ValidationError
+from pydantic import Secret, ValidationError
 
 from storage.errors import EncryptionError, VersionConflict
+from storage.openhands.locked import tell_once
 from storage.openhands.process_storage import ProcessStorage, process_storage
 from storage.openhands.snapshots import changes
-from storage.secret_fields import exposed
+from storage.secret_fields import exposed, secret_fields
+from storage.secret_models import take_apart, together, validated
 from storage.settings.model import Settings as Row
 
 log = logging.getLogger(__name__)
+
+_SECRETS: Final = secret_fields(Settings)
+"""Of the installed release. One that has no column here would not be taken for a secret by its name."""
 
 _SECRETS_STORE: Final = "secrets_store"
 """A field of OpenHands' model that its own store empties as well: tokens are kept by the secrets store."""
@@ -68,32 +73,33 @@ class SQLSettingsStore(SettingsStore):  # type: ignore[misc]
         try:
             return await self._user.settings.load()
         except EncryptionError as error:
-            log.error("settings are shown without their keys: %s", error)  # noqa: TRY400 - the traceback says no more
+            tell_once(log, self._place.storage, "settings are shown without their keys", error)
             return await self._user.settings.load_without_secrets()
 
     async def _store(self, wanted: dict[str, Any], loaded: dict[str, Any] | None) -> None:
         if loaded is None:
             current = await self._load()
-            if current is None:
-                await self._user.settings.store(Row.model_validate(wanted))
-                return
-            loaded = _values(_to_openhands(current))
+            loaded = {} if current is None else _values(_to_openhands(current))
         changed = changes(loaded, wanted)
         if changed.keys() <= Row.model_fields.keys():
             if changed:
                 await self._user.settings.update(**changed)
             return
+        values = {name: _hidden(name, value) for name, value in changed.items()}
         for _ in range(_ATTEMPTS):
             stored = await self._user.settings.load()
-            there = {} if stored is None else {**exposed(stored), **exposed(stored.model_extra or {})}
+            there = {} if stored is None else together(type(stored), take_apart(stored))
+            version = 0 if stored is None else stored.version
             try:
-                await self._user.settings.store(
-                    Row.model_validate({**there, **changed}), 0 if stored is None else stored.version
-                )
+                await self._user.settings.store(validated(Row, {**there, **values}, "settings"), version)
             except VersionConflict:
                 continue
             return
         raise VersionConflict("the settings kept changing while they were stored; try again")
+
+
+def _hidden(name: str, value: Any) -> Any:
+    return Secret(value) if name in _SECRETS and name not in Row.model_fields and value is not None else value
 
 
 def _to_openhands(row: Row) -> Settings:

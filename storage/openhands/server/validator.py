@@ -5,6 +5,7 @@ from __future__ import annotations
 from openhands.storage.conversation.conversation_validator import ConversationValidator
 from socketio.exceptions import ConnectionRefusedError as Refused
 
+from storage.errors import InvalidInput
 from storage.openhands.process_storage import process_storage
 
 
@@ -25,7 +26,11 @@ class SQLConversationValidator(ConversationValidator):  # type: ignore[misc]
         """
         user_id = await self.user_of(cookies_str, authorization_header)
         place = process_storage()
-        if not await place.portal.await_(place.storage.user(user_id).conversations.exists, conversation_id):
+        try:
+            found = await place.portal.await_(place.storage.user(user_id).conversations.exists, conversation_id)
+        except InvalidInput:
+            found = False  # a text that is nobody's id, whatever the browser sent
+        if not found:
             raise Refused("there is no such conversation")
         return user_id
 

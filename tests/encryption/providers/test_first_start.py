@@ -17,8 +17,8 @@ from storage.encryption.providers.local_keys import parse_master_keys
 from tests.servers.postgres import PostgresServer
 
 PROCESSES = 8
-SQLITE_ROUNDS = 30
-POSTGRES_ROUNDS = 5
+SQLITE_ROUNDS = 11
+POSTGRES_ROUNDS = 3
 
 # One process of the pool. Every line that it reads is a step; every line that it writes is what came of it.
 MEMBER = """

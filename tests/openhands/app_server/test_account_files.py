@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from storage.config import StorageConfig
+from storage.errors import EncryptionError
 from storage.openhands.app_server.account_files import SECRETS, SETTINGS, AccountFiles
 from storage.openhands.process_storage import ProcessStorage, open_on_portal
 
@@ -58,14 +58,31 @@ def test_no_key_is_readable_in_the_database_however_deep_it_lies(place: ProcessS
     secrets = {"provider_tokens": {"github": {"token": "canary-4", "host": None, "user_id": None}}}
     AccountFiles(place, None).write(SECRETS, json.dumps(secrets))
 
-    async def rows() -> str:
-        async with place.storage.session(read_only=True) as session:
-            connection = await session.connection()
-            tables = ("settings", "provider_token", "user_secrets", "event")
-            found = [(await connection.exec_driver_sql(f"SELECT * FROM {table}")).all() for table in tables]
-            return str(found)
+    assert "canary" not in place.portal.call(rows_of, place)
 
-    assert "canary" not in place.portal.call(rows)
+
+def test_what_was_sealed_once_stays_sealed_whatever_its_form(place: ProcessStorage) -> None:
+    AccountFiles(place, None).write(SETTINGS, json.dumps({"greeting": {"a": "canary-6"}}))
+    plain = AccountFiles(place, None)
+    plain.read(SETTINGS)
+    plain.write(SETTINGS, json.dumps({"greeting": "canary-7", "language": "fr"}), secret=())
+    assert json.loads(AccountFiles(place, None).read(SETTINGS))["greeting"] == "canary-7"
+    assert "canary" not in place.portal.call(rows_of, place)
+
+
+async def rows_of(place: ProcessStorage) -> str:
+    async with place.storage.session(read_only=True) as session:
+        connection = await session.connection()
+        tables = ("settings", "provider_token", "custom_secret", "user_secrets", "event")
+        return str([(await connection.exec_driver_sql(f"SELECT * FROM {table}")).all() for table in tables])
+
+
+def test_lists_that_hold_no_secret_are_not_sealed_if_the_model_says_so(place: ProcessStorage) -> None:
+    """What is sealed is masked in files, and "personal" is a word of every other sentence."""
+    sources = [{"name": "personal", "source": "github:acme/skills"}]
+    AccountFiles(place, None).write(SETTINGS, json.dumps({"registered_marketplaces": sources}), secret=())
+    assert json.loads(AccountFiles(place, None).read(SETTINGS))["registered_marketplaces"] == sources
+    assert "github:acme/skills" in place.portal.call(rows_of, place)
 
 
 def test_two_requests_at_once_keep_each_other_s_setting(place: ProcessStorage) -> None:
@@ -74,10 +91,12 @@ def test_two_requests_at_once_keep_each_other_s_setting(place: ProcessStorage) -
     by_one, by_other = json.loads(one.read(SETTINGS)), json.loads(other.read(SETTINGS))
     by_one["language"] = "ja"
     by_other["agent_settings"]["llm"]["model"] = "another"
+    by_one["agent_settings"]["mcp_config"]["mcpServers"]["b"] = {"url": "v"}
     one.write(SETTINGS, json.dumps(by_one))
     other.write(SETTINGS, json.dumps(by_other))
     found = json.loads(AccountFiles(place, None).read(SETTINGS))
     assert (found["language"], found["agent_settings"]["llm"]["model"]) == ("ja", "another")
+    assert set(found["agent_settings"]["mcp_config"]["mcpServers"]) == {"a", "b"}
 
 
 def test_two_requests_at_once_keep_each_other_s_secret_and_delete_their_own(place: ProcessStorage) -> None:
@@ -94,46 +113,46 @@ def test_two_requests_at_once_keep_each_other_s_secret_and_delete_their_own(plac
     assert found["custom_secrets"] == custom("B", "ONE", "OTHER")
 
 
-needs_app_server = pytest.mark.skipif(
-    find_spec("openhands") is None
-    or find_spec("openhands.app_server") is None
-    or find_spec("openhands.storage") is not None,
-    reason="openhands-ai 1.7 or later is not installed in this environment",
-)
-
-
-@needs_app_server
-async def test_the_real_models_of_the_app_server_come_back_equal(
-    place: ProcessStorage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from openhands.app_server.secrets.secrets_models import Secrets
-    from openhands.app_server.settings.settings_models import Settings
-
-    from storage.openhands.app_server import stores
-
-    async def this() -> ProcessStorage:
-        return place
-
-    monkeypatch.setattr(stores, "app_server_storage", this)
-    settings = await stores.SQLSettingsStore.get_instance(None)
-    assert await settings.load() is None
-    llm = {"model": "openai/gpt-4o", "api_key": "canary-5", "base_url": "https://llm.example.com"}
-    new = Settings(language="fr", agent_settings={"llm": llm})
-    await settings.store(new)
-    found = await (await stores.SQLSettingsStore.get_instance(None)).load()
-    exposed = {"context": {"expose_secrets": True, "persist_settings": True}}
-    assert found.agent_settings.llm.api_key.get_secret_value() == "canary-5"
-    again = await stores.SQLSettingsStore.get_instance(None)
-    await again.store(await again.load())
-    assert (await again.load()).model_dump_json(**exposed) == found.model_dump_json(**exposed)
-    secrets = await stores.SQLSecretsStore.get_instance(None)
-    assert await secrets.load() is None
-    await secrets.store(
-        Secrets(
-            provider_tokens={"github": {"token": "ghp-1", "host": "git.example.com"}},
-            custom_secrets={"A": {"secret": "a value", "description": "d"}},
-        )
+def test_the_model_and_its_key_are_taken_over_from_releases_before(place: ProcessStorage) -> None:
+    """Up to 1.6 they were settings of their own, which the app server does not look at."""
+    settings = place.storage.user(None).settings
+    place.portal.call(
+        settings.update, llm_model="m", llm_api_key="sk-1", llm_base_url="https://m.example.com", max_iterations=7
     )
-    loaded = await (await stores.SQLSecretsStore.get_instance(None)).load()
-    assert loaded.get_env_vars() == {"A": "a value"}
-    assert [token.token.get_secret_value() for token in loaded.provider_tokens.values()] == ["ghp-1"]
+    found = json.loads(AccountFiles(place, None).read(SETTINGS))
+    assert found["agent_settings"] == {"llm": {"model": "m", "api_key": "sk-1", "base_url": "https://m.example.com"}}
+    assert found["conversation_settings"] == {"max_iterations": 7}
+
+
+def test_without_the_master_key_the_rest_is_there_and_is_stored(
+    place: ProcessStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    AccountFiles(place, None).write(SETTINGS, json.dumps(PROFILES))
+    secrets = {"custom_secrets": {"A": {"secret": "value of A", "description": ""}}}
+    AccountFiles(place, None).write(SECRETS, json.dumps(secrets))
+    config = place.storage.config
+    key, away = config.master_key_file, config.master_key_file.with_suffix(".away")
+    key.rename(away)
+    locked = open_on_portal(config)
+    try:
+        files = AccountFiles(locked, None)
+        found = json.loads(files.read(SETTINGS))
+        assert found["language"] == "en"
+        assert "agent_settings" not in found
+        files.write(SETTINGS, json.dumps({**found, "language": "fr"}))
+        with pytest.raises(EncryptionError):
+            files.write(SETTINGS, json.dumps({**found, "agent_settings": {"llm": {"api_key": "new"}}}))
+        assert json.loads(AccountFiles(locked, None).read(SECRETS))["custom_secrets"] == {}
+        for _ in range(3):
+            AccountFiles(locked, None).read(SETTINGS)
+        assert caplog.text.count("without their keys") == 1
+    finally:
+        locked.close()
+        away.rename(key)
+    again = open_on_portal(config)
+    try:
+        found = json.loads(AccountFiles(again, None).read(SETTINGS))
+        assert (found["language"], found["agent_settings"]) == ("fr", PROFILES["agent_settings"])
+        assert json.loads(AccountFiles(again, None).read(SECRETS))["custom_secrets"] == secrets["custom_secrets"]
+    finally:
+        again.close()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,11 +23,11 @@ OURS = "storage.openhands.server"
 
 
 def is_installed() -> bool:
-    """Whether this machine has the real one; the agent SDK alone has the name `openhands` too."""
-    return find_spec("openhands") is not None and find_spec("openhands.server") is not None
+    """Whether this machine has a release with these stores, 0.62 to 1.6; others have the name `openhands` too."""
+    return find_spec("openhands") is not None and find_spec("openhands.storage") is not None
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def openhands() -> Iterator[Any]:
     """What tests use of OpenHands, and our classes on top of it, by their names."""
     put = {} if is_installed() else stand_in.install()
@@ -43,7 +45,12 @@ def openhands() -> Iterator[Any]:
         "storage.openhands.switch_over": ("switch_over", "MARKER"),
         "socketio.exceptions": ("ConnectionRefusedError",),
     }
-    found = {name: getattr(importlib.import_module(module), name) for module, each in names.items() for name in each}
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else loading it asks the network for prices
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what it builds on warns of its own affairs
+        found = {
+            name: getattr(importlib.import_module(module), name) for module, each in names.items() for name in each
+        }
     yield SimpleNamespace(**found)
     if put:
         ours = [name for name in sys.modules if name.startswith(OURS)]

@@ -15,7 +15,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 
 class ConversationTrigger(Enum):
@@ -68,6 +68,13 @@ class Secrets(BaseModel):
 
     provider_tokens: dict[ProviderType, ProviderToken] = Field(default_factory=dict)
     custom_secrets: dict[str, CustomSecret] = Field(default_factory=dict)
+
+    @field_validator("provider_tokens", mode="before")
+    @classmethod
+    def known(cls, tokens: Any) -> Any:
+        """As the real one: what it does not know it passes over."""
+        names = {provider.value for provider in ProviderType}
+        return {name: token for name, token in tokens.items() if getattr(name, "value", name) in names}
 
 
 class MCPConfig(BaseModel):

@@ -136,6 +136,15 @@ async def test_a_field_of_a_newer_release_is_stored_and_changed(place: ProcessSt
         found.mood = "better"
         await store.save_metadata(found)
         assert (await store.get_metadata("c1")).mood == "better"
+        many = [await store.get_metadata("c1") for _ in range(6)]
+        for number, each in enumerate(many):
+            each.mood = str(number)
+        many[0].title = "By the user"
+        many[1].accumulated_cost = 2.5
+        await asyncio.gather(*map(store.save_metadata, many[:3]))
+        found = await store.get_metadata("c1")
+        assert (found.title, found.accumulated_cost) == ("By the user", 2.5)
+        assert found.mood in "012"
     finally:
         module._METADATA, module._FIELDS = adapter, fields
 

@@ -69,6 +69,47 @@ async def test_what_is_taken_out_is_deleted(store: Any, openhands: Any) -> None:
     assert clear(await (await another(openhands)).load()) == ({}, {"B": "b value"})
 
 
+async def test_a_token_of_a_provider_that_the_release_does_not_know_outlives_its_saves(
+    store: Any, openhands: Any, place: ProcessStorage
+) -> None:
+    stored = place.storage.user(None).secrets
+    await place.portal.await_(stored.set_provider_token, "sourcehut", "a token of sr.ht")
+    await store.store(secrets(openhands, {"github": "ghp-1"}, A="a value"))
+    loading = await another(openhands)
+    assert clear(await loading.load()) == ({"github": "ghp-1"}, {"A": "a value"})
+    await loading.store(secrets(openhands, {}))
+    assert clear(await (await another(openhands)).load()) == ({}, {})
+    kept = await place.portal.await_(stored.get_provider_token, "sourcehut")
+    assert kept.token is not None
+    assert kept.token.get_secret_value() == "a token of sr.ht"
+
+
+async def test_one_that_cannot_be_opened_hides_no_other_and_is_not_deleted(
+    store: Any, openhands: Any, place: ProcessStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    await store.store(secrets(openhands, {"github": "ghp-1"}, A="a value", B="b value"))
+
+    async def spoil() -> None:
+        async with place.storage.session() as session:
+            connection = await session.connection()
+            await connection.exec_driver_sql(
+                "UPDATE custom_secret SET value = (SELECT token FROM provider_token) WHERE name = 'A'"
+            )
+            await session.commit()
+
+    await place.portal.await_(spoil)
+    for _ in range(2):
+        await (await another(openhands)).load()
+    found = await (await another(openhands)).load()
+    assert clear(found) == ({"github": "ghp-1"}, {"B": "b value"})
+    assert [record.levelname for record in caplog.records].count("ERROR") == 1, "the log says it once"
+    changing = await another(openhands)
+    await changing.load()
+    await changing.store(secrets(openhands, {"github": "ghp-1"}, B="new value"))
+    infos = await place.portal.await_(place.storage.user(None).secrets.list)
+    assert sorted(info.name for info in infos) == ["A", "B", "github"]
+
+
 async def test_storing_without_having_loaded_replaces_everything(openhands: Any, place: ProcessStorage) -> None:
     await (await another(openhands)).store(secrets(openhands, {"github": "ghp-1"}, A="a value"))
     await (await another(openhands)).store(secrets(openhands, {}, B="b value"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -50,7 +51,10 @@ def test_verifying_opens_the_storage_and_puts_the_file_store_in_its_place(
     module = outside
     monkeypatch.setattr(module, "load_openhands_config", lambda: SimpleNamespace(file_store="memory"))
     monkeypatch.setattr(module, "process_storage", lambda _: place)
+    monkeypatch.delenv("OPENHANDS_CONVERSATION_VALIDATOR_CLS", raising=False)
     openhands.SQLServerConfig().verify_config()
+    validator = openhands.SQLConversationValidator
+    assert os.environ["OPENHANDS_CONVERSATION_VALIDATOR_CLS"] == f"{validator.__module__}.{validator.__name__}"
     stock = sys.modules["openhands.storage"]
     files = stock.get_file_store("local", "/somewhere")
     files.write("sessions/c1/agent_state.pkl", "state")
@@ -71,6 +75,14 @@ async def test_the_validator_lets_nobody_into_what_is_not_there_and_makes_nothin
     assert not await store.exists("unknown")
     await store.save_metadata(openhands.ConversationMetadata(conversation_id="c1", selected_repository=None))
     assert await validator.validate("c1", "") is None
+
+
+@pytest.mark.parametrize("conversation_id", ["", "\0", "../c1", "c1/", "\ud800", "x" * 5000])
+async def test_the_validator_refuses_what_cannot_be_an_id(
+    openhands: Any, place: ProcessStorage, conversation_id: str
+) -> None:
+    with pytest.raises(openhands.ConnectionRefusedError):
+        await openhands.SQLConversationValidator().validate(conversation_id, "")
 
 
 @pytest.fixture
@@ -176,6 +188,23 @@ def test_an_import_that_was_cut_off_goes_on_at_the_next_start(
     assert not (state.root / openhands.MARKER).exists()
     assert openhands.switch_over(place, state.root) is not None
     assert conversations(place) == {"c0", "c1", "c2"}
+
+
+def test_what_the_server_s_other_half_goes_on_using_stays_where_it_is(
+    openhands: Any, place: ProcessStorage, state: StateDirectory
+) -> None:
+    state.conversation()
+    state.write("openhands.db", b"SQLite format 3\0")
+    state.write("v1_conversations/0123/event.json", b"{}")
+    state.write("notes/kept.txt", b"kept")
+    openhands.switch_over(place, state.root)
+
+    async def paths() -> list[str]:
+        return [file.path async for file in place.storage.user(None).files.walk()]
+
+    found = place.portal.call(paths)
+    assert "notes/kept.txt" in found
+    assert not [path for path in found if "openhands.db" in path or "v1_conversations" in path]
 
 
 def test_an_empty_directory_is_not_marked(openhands: Any, place: ProcessStorage, tmp_path: Path) -> None:

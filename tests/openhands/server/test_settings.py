@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
 from storage.openhands.process_storage import ProcessStorage
+from storage.secret_fields import secret_fields
 
 MASKED = "**********"
 
@@ -67,6 +69,44 @@ async def test_two_tabs_at_once_keep_each_other_s_field(openhands: Any, place: P
     assert found.llm_api_key.get_secret_value() == "sk-1"
 
 
+async def test_two_first_saves_at_once_keep_each_other_s_field(openhands: Any, place: ProcessStorage) -> None:
+    one, other = await another(openhands), await another(openhands)
+    assert (await one.load(), await other.load()) == (None, None)
+    empty = openhands.Settings()
+    await one.store(empty.model_copy(update={"language": "ja"}))
+    other._loaded = (await another(openhands))._loaded  # as it was before the first save
+    await other.store(settings(openhands, language="ja"))
+    found = await (await another(openhands)).load()
+    assert (found.language, found.llm_model) == ("ja", "m")
+
+
+async def test_a_secret_of_a_release_to_come_is_sealed_whatever_its_name(
+    openhands: Any, place: ProcessStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Newer(openhands.Settings):  # type: ignore[misc]
+        smtp_line: SecretStr | None = None
+        mood: str = "good"
+
+    store = await another(openhands)
+    module = sys.modules[type(store).__module__]
+    monkeypatch.setattr(module, "Settings", Newer)
+    monkeypatch.setattr(module, "_SECRETS", secret_fields(Newer))
+    await store.store(Newer(llm_model="m", smtp_line=SecretStr("canary-of-smtp"), mood="bad"))
+    changed = await store.load()
+    assert (changed.smtp_line.get_secret_value(), changed.mood) == ("canary-of-smtp", "bad")
+    changed.mood = "better"
+    await store.store(changed)
+    found = await (await another(openhands)).load()
+    assert (found.smtp_line.get_secret_value(), found.mood, found.llm_model) == ("canary-of-smtp", "better", "m")
+    assert "canary" not in await place.portal.await_(row_of, place)
+
+
+async def row_of(place: ProcessStorage) -> str:
+    async with place.storage.session(read_only=True) as session:
+        connection = await session.connection()
+        return str((await connection.exec_driver_sql("SELECT * FROM settings")).all())
+
+
 async def test_what_is_taken_out_is_unset(store: Any, openhands: Any) -> None:
     await store.store(settings(openhands, language="fr", search_api_key=SecretStr("tvly-2")))
     changed = await store.load()
@@ -97,12 +137,7 @@ async def test_no_key_is_readable_in_the_row(store: Any, openhands: Any, place: 
         )
     )
 
-    async def rows() -> str:
-        async with place.storage.session(read_only=True) as session:
-            connection = await session.connection()
-            return str((await connection.exec_driver_sql("SELECT * FROM settings")).all())
-
-    assert "canary" not in await place.portal.await_(rows)
+    assert "canary" not in await place.portal.await_(row_of, place)
 
 
 async def test_without_the_master_key_the_rest_is_there_and_the_keys_stay(
