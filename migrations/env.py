@@ -9,7 +9,8 @@ from typing import Any
 from alembic import context
 from sqlalchemy import Connection
 
-from storage.database.migrate import VERSION_TABLE
+from storage.database.migrate import HEAD, VERSION_TABLE
+from storage.reporting.views.install import create_statements, drop_statements
 from storage.tables import metadata
 
 OPTIONS: dict[str, Any] = {
@@ -24,9 +25,38 @@ OPTIONS: dict[str, Any] = {
 
 
 def run_on(connection: Connection) -> None:
+    dialect: Any = connection.dialect.name
     context.configure(connection=connection, **OPTIONS)
     with context.begin_transaction():
+        moving = moves()
+        if moving:
+            for statement in drop_statements():
+                connection.exec_driver_sql(statement)
         context.run_migrations()
+        # The views read the columns that the newest revision has.
+        if moving and context.get_context().get_current_revision() == HEAD:
+            for statement in create_statements(dialect):
+                connection.exec_driver_sql(statement)
+
+
+def moves() -> bool:
+    """Whether tables are to change. `alembic current` and `alembic check` only ask, and name no destination."""
+    try:
+        return context.get_revision_argument() != context.get_context().get_current_revision()
+    except KeyError:
+        return False
+
+
+def print_sql(dialect: Any) -> None:
+    context.configure(dialect_name=dialect, literal_binds=True, **OPTIONS)
+    with context.begin_transaction():
+        printed = context.get_context().impl.static_output
+        for statement in drop_statements():
+            printed(f"{statement};\n")
+        context.run_migrations()
+        if context.get_revision_argument() == HEAD:
+            for statement in create_statements(dialect):
+                printed(f"{statement};\n")
 
 
 def developer_url() -> str:
@@ -56,9 +86,7 @@ def run_for_developer() -> None:
 
 attributes = context.config.attributes
 if context.is_offline_mode():
-    context.configure(dialect_name=attributes.get("dialect", "postgresql"), literal_binds=True, **OPTIONS)
-    with context.begin_transaction():
-        context.run_migrations()
+    print_sql(attributes.get("dialect", "postgresql"))
 elif "connection" in attributes:
     run_on(attributes["connection"])
 else:

@@ -1,8 +1,8 @@
 """Keeps the documentation true: it fails when a page and the code disagree.
 
-The reference in docs/cli.md is generated from the commands themselves. Every command line that a page shows
-is parsed by the real command line parser, and so is every one of scripts/demo; every link to a file must lead
-somewhere.
+The references (docs/cli.md, docs/configuration.md, the views in docs/reporting.md) are generated from the code itself.
+Every command line that a page shows is parsed by the real command line parser, and so is every one of scripts/demo and
+every one that a message of the library names; every link to a file must lead somewhere.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ from typing import TYPE_CHECKING
 
 from cyclopts import CycloptsError
 
+from scripts.named_commands import named_commands, refusal
+from scripts.reference import commands, configuration, views
 from storage.cli import app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 REPOSITORY = Path(__file__).parents[1]
-REFERENCE = REPOSITORY / "docs" / "cli.md"
 DEMO = REPOSITORY / "scripts" / "demo"
 RENEW = "run scripts/check-docs --write"
 
-HEADER = "<!-- Made by scripts/check-docs --write from the commands' own help. Edit storage/cli/ instead. -->\n\n"
+HEADER = "<!-- Made by scripts/check-docs --write from {source}, which is what to edit. -->\n\n"
+BEGIN, END = "<!-- {name}:begin -->", "<!-- {name}:end -->"
 
 SHELL_BLOCK = re.compile(r"^```(?:console|shell|bash|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 DEMO_COMMAND = re.compile(r"^show (.+)$", re.MULTILINE)
@@ -37,12 +39,30 @@ FILE_LINK = re.compile(r"\]\((?![a-z]+:|#)([^)#\s]+)")
 SHELL_OPERATORS = {"|", "||", "&&", ";", ">", ">>", "<", "&"}
 
 
-def reference() -> str:
-    """The text that docs/cli.md must have."""
-    text = app.generate_docs(output_format="markdown", usage_name="storage")
-    # What `storage --help` ends with holds for every command; the generator leaves it out.
-    text = f"{text.strip()}\n\n## For every command\n\n{app.help_epilogue or ''}"
-    return HEADER + "\n".join(line.rstrip() for line in text.strip().splitlines()) + "\n"
+def generated() -> dict[Path, str]:
+    """The text that each generated page must have, those with a generated part among them."""
+    docs = REPOSITORY / "docs"
+    texts = {
+        docs / "cli.md": HEADER.format(source="storage/cli/") + commands.page(),
+        docs / "configuration.md": HEADER.format(source="storage/config.py") + configuration.page(),
+    }
+    reporting = docs / "reporting.md"
+    if reporting.exists():
+        texts[reporting] = with_part(reporting.read_text(encoding="utf-8"), "views", views.section())
+    return {path: tidy(text) for path, text in texts.items()}
+
+
+def tidy(text: str) -> str:
+    """The text without blanks at the ends of lines."""
+    return "\n".join(line.rstrip() for line in text.strip().splitlines()) + "\n"
+
+
+def with_part(text: str, name: str, part: str) -> str:
+    """A page with the part between its two marks replaced; as it is if it has no such marks."""
+    begin, end = BEGIN.format(name=name), END.format(name=name)
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    return f"{before}{begin}\n\n{part}\n\n{end}{after}" if found and closed else text
 
 
 def pages() -> list[Path]:
@@ -92,7 +112,7 @@ def wrong_with_page(page: Path) -> Iterator[str]:
     """Everything that a page says and the project does not keep."""
     text = page.read_text(encoding="utf-8")
     # The generated reference shows usage lines, not commands.
-    for words in shown_commands(text) if page != REFERENCE else ():
+    for words in shown_commands(text) if page.name != "cli.md" else ():
         if wrong := wrong_with_command(words):
             yield wrong
     for target in FILE_LINK.findall(text):
@@ -100,42 +120,49 @@ def wrong_with_page(page: Path) -> Iterator[str]:
             yield f"the link to {target} leads nowhere"
 
 
-def main() -> int:
-    """Check everything, or write the reference first."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--write", action="store_true", help="write docs/cli.md before checking")
-    os.chdir(REPOSITORY)  # pages name files relative to it
-    expected = reference()
-    if parser.parse_args().write:
-        REFERENCE.parent.mkdir(exist_ok=True)
-        REFERENCE.write_text(expected, encoding="utf-8")
+def wrong_with_references() -> Iterator[str]:
+    """How what is generated differs from what is there."""
+    for path, expected in generated().items():
+        found = path.read_text(encoding="utf-8") if path.exists() else ""
+        name = str(path.relative_to(REPOSITORY))
+        yield from difflib.unified_diff(found.splitlines(), expected.splitlines(), name, "the code", lineterm="", n=1)
+        if found != expected:
+            yield f"{name}: not what the code says; {RENEW}"
 
-    found = REFERENCE.read_text(encoding="utf-8") if REFERENCE.exists() else ""
-    difference = difflib.unified_diff(
-        found.splitlines(), expected.splitlines(), "docs/cli.md", "the commands' help", lineterm="", n=1
-    )
-    wrong = 0
-    for line in difference:
-        print(line)
-        wrong = 1
-    if wrong:
-        print(f"docs/cli.md: not what the commands say; {RENEW}")
+
+def wrong_with_pages() -> Iterator[str]:
+    """What any page, or the demo, says and the project does not keep."""
     for page in pages():
         name = page.relative_to(REPOSITORY)
-        if not page.exists():
-            print(f"{name}: is missing")
-            wrong = 1
-            continue
-        for complaint in wrong_with_page(page):
-            print(f"{name}: {complaint}")
-            wrong = 1
+        for complaint in wrong_with_page(page) if page.exists() else ["is missing"]:
+            yield f"{name}: {complaint}"
     for line in DEMO_COMMAND.findall(DEMO.read_text(encoding="utf-8")):
-        if refusal := wrong_with_command(shlex.split(line)):
-            print(f"scripts/demo: {refusal}")
-            wrong = 1
+        if wrong := wrong_with_command(shlex.split(line)):
+            yield f"scripts/demo: {wrong}"
+
+
+def wrong_with_messages() -> Iterator[str]:
+    """Commands that the library names and does not have."""
+    for path in sorted((REPOSITORY / "storage").rglob("*.py")):
+        for command in named_commands(path.read_text(encoding="utf-8")):
+            if wrong := refusal(command):
+                yield f"{path.relative_to(REPOSITORY)}: `{command}` is refused: {wrong}"
+
+
+def main() -> int:
+    """Check everything, or write the references first."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--write", action="store_true", help="write what is generated before checking")
+    os.chdir(REPOSITORY)  # pages name files relative to it
+    if parser.parse_args().write:
+        for path, text in generated().items():
+            path.write_text(text, encoding="utf-8")
+    wrong = [*wrong_with_references(), *wrong_with_pages(), *wrong_with_messages()]
+    for line in wrong:
+        print(line)
     if not wrong:
-        print(f"{len(pages())} pages agree with the code")
-    return wrong
+        print(f"{len(pages())} pages and the library's messages agree with the code")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -90,6 +90,13 @@ class StorageConfig(BaseSettings):
     quota_files: Annotated[int, Field(ge=0)] | None = None
     """Number of files of one user at most; no limit if None."""
 
+    disk_warn_bytes: Annotated[int, Field(ge=0)] = 1_000_000_000
+    """Free bytes of the disk of the SQLite file or of the local file store below which it is warned; 0 never warns."""
+
+    disk_refuse_bytes: Annotated[int, Field(ge=0)] = 100_000_000
+    """Bytes of these disks that are kept free: what would leave less is not stored (DiskSpaceLow), while reads,
+    deletions and settings go on; 0 refuses nothing."""
+
     file_store_web_hook_url: str | None = Field(default=None, repr=False)
     """The operator's receiver of file changes, as in the seed system."""
 
@@ -120,6 +127,19 @@ class StorageConfig(BaseSettings):
 
     event_retention_days: Annotated[float, Field(ge=0)] = 30.0
     """Days after which events that nobody waits for are removed; `inf` keeps them for ever."""
+
+    events_per_user: Annotated[int, Field(ge=1)] | None = None
+    """Events of each user that `storage retention run` keeps, the latest; all if None. What is waited for stays."""
+
+    conversation_retention_days: Annotated[float, Field(gt=0)] | None = None
+    """Days after their beginning at which `storage retention run` removes conversations; never if None."""
+
+    conversation_idle_days: Annotated[float, Field(gt=0)] | None = None
+    """Days for which a conversation is neither changed nor given a file until `storage retention run` removes it; never
+    if None."""
+
+    conversations_per_user: Annotated[int, Field(ge=1)] | None = None
+    """Conversations of each user that `storage retention run` keeps, those that changed last; all if None."""
 
     conversation_store_class: str | None = None
     """Dotted path of a ConversationStore that replaces ours."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from sqlalchemy import BigInteger, cast, func, literal_column, select, union, union_all
 
@@ -25,7 +28,10 @@ if TYPE_CHECKING:
     from storage.encryption.keyring import KeyRing
     from storage.encryption.status import KeyRingStatus
     from storage.files.backends.cached import CacheStatistics
+    from storage.files.disk_guard import DiskGuard, DiskSpace
     from storage.files.store import FileStore
+    from storage.webhooks.queue.status import WebhookStatus
+    from storage.webhooks.verbs import Webhooks
 
 _file: Final[Any] = FileTable.__table__  # type: ignore[attr-defined]
 
@@ -70,11 +76,42 @@ _POSTGRESQL_BYTES: Final = Statement("report.postgresql_bytes", select(func.pg_d
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that is wrong: a stable code, what it is, and the command or setting that mends it."""
+    """Something that is wrong.
+
+    Attributes:
+        code: stable, for programs: `schema`, `keys`, `disk`.
+        message: what it is.
+        remedy: the command or setting that mends it.
+        severity: with a `warning` everything still works.
+    """
 
     code: str
     message: str
     remedy: str
+    severity: Literal["error", "warning"] = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookTotals:
+    """How web hooks are doing, all endpoints together.
+
+    Attributes:
+        endpoints: how many there are, by state (`active`, `paused`, `disabled`).
+        breakers_open: endpoints to which nothing is sent for now, because their receivers failed.
+        pending: events that wait for an endpoint; one that waits for two counts twice.
+        oldest_pending_at: when the oldest of them happened; None if there is none.
+        dead: events that were given up and may be replayed; likewise.
+        to_fan_out: events that no dispatcher has looked at yet; without an endpoint they wait for none.
+        oldest_to_fan_out_at: when the oldest of them happened; None if there is none.
+    """
+
+    endpoints: dict[str, int]
+    breakers_open: int
+    pending: int
+    oldest_pending_at: datetime | None
+    dead: int
+    to_fan_out: int
+    oldest_to_fan_out_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +129,8 @@ class StorageStatus:
         file_cache: what this process's cache of blobs did and holds, and what all processes hold if it is in a folder;
             None if there is none.
         keys: the key ring's state.
+        disks: the room on this machine's disks that hold the database or the files.
+        webhooks: how they are doing.
         problems: empty when all is well.
     """
 
@@ -103,11 +142,21 @@ class StorageStatus:
     database_bytes: int
     file_store: str
     keys: KeyRingStatus
+    disks: tuple[DiskSpace, ...]
+    webhooks: WebhookTotals
     file_cache: CacheStatistics | None = None
     problems: list[Problem] = field(default_factory=list)
 
 
-async def read_status(config: StorageConfig, database: Database, keyring: KeyRing, blobs: FileStore) -> StorageStatus:
+async def read_status(
+    config: StorageConfig,
+    database: Database,
+    keyring: KeyRing,
+    blobs: FileStore,
+    *,
+    guard: DiskGuard,
+    webhooks: Webhooks,
+) -> StorageStatus:
     """Read everything `StorageStatus` has. Changes nothing.
 
     Raises:
@@ -120,7 +169,8 @@ async def read_status(config: StorageConfig, database: Database, keyring: KeyRin
     ((database_bytes,),) = await database.read(size, {}, scan=True)
     keys = await keyring.status()
     file_cache = await blobs.measure() if isinstance(blobs, CachedFileStore) else None
-    status = StorageStatus(
+    disks = await asyncio.to_thread(guard.read)
+    return StorageStatus(
         dialect=database.dialect,
         database=database.url.display,
         schema=schema,
@@ -129,22 +179,42 @@ async def read_status(config: StorageConfig, database: Database, keyring: KeyRin
         database_bytes=int(database_bytes),
         file_store=f"{config.file_store}: {blobs.location}",
         keys=keys,
+        disks=disks,
+        webhooks=_totals(await webhooks.status()),
         file_cache=file_cache,
+        problems=_problems(schema, keys, disks),
     )
+
+
+def _totals(status: WebhookStatus) -> WebhookTotals:
+    endpoints = status.endpoints
+    since = [endpoint.oldest_pending_at for endpoint in endpoints if endpoint.oldest_pending_at is not None]
+    return WebhookTotals(
+        endpoints=dict(sorted(Counter(endpoint.state for endpoint in endpoints).items())),
+        breakers_open=sum(endpoint.breaker == "open" for endpoint in endpoints),
+        pending=sum(endpoint.pending for endpoint in endpoints),
+        oldest_pending_at=min(since, default=None),
+        dead=sum(endpoint.dead for endpoint in endpoints),
+        to_fan_out=status.to_fan_out,
+        oldest_to_fan_out_at=status.oldest_to_fan_out_at,
+    )
+
+
+def _problems(schema: SchemaStatus, keys: KeyRingStatus, disks: tuple[DiskSpace, ...]) -> list[Problem]:
+    problems = []
     if schema.state is not SchemaState.CURRENT:
-        status.problems.append(
-            Problem("schema", f"the schema is {schema.state} ({schema.stored})", "run `storage migrate`")
-        )
+        problems.append(Problem("schema", f"the schema is {schema.state} ({schema.stored})", "run `storage migrate`"))
     if not keys.complete:
-        status.problems.append(
+        problems.append(
             Problem("keys", keys.message, f"put the right master key into {keys.where}; nothing was overwritten")
         )
-    if config.file_store_web_hook_url is not None:
-        status.problems.append(
-            Problem(
-                "webhooks",
-                "file_store_web_hook_url is set, but this release only records events and delivers none",
-                "remove file_store_web_hook_url; the recorded events stay in the table `event`",
-            )
-        )
-    return status
+    problems += [disk_problem(disk) for disk in disks if disk.state != "ok"]
+    return problems
+
+
+def disk_problem(disk: DiskSpace) -> Problem:
+    """What is to be said of a disk that is low or full."""
+    room = f"{disk.free_bytes:,} of {disk.total_bytes:,} bytes are free on the disk of {disk.path} ({disk.place})"
+    if disk.state == "full":
+        return Problem("disk", f"{room}; new files are refused", "make room on that disk, or lower disk_refuse_bytes")
+    return Problem("disk", room, "make room on that disk: `storage files collect`, `storage retention run`", "warning")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Collection, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import cached_property
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
@@ -13,6 +14,7 @@ from storage.conversations.model import ConversationMetadata
 from storage.conversations.store import ConversationStore
 from storage.database.database import CommitHook, Database
 from storage.database.migrate import ensure
+from storage.database.telemetry import DatabaseTelemetry, is_wanted
 from storage.database.unit import Executor
 from storage.database.url import parse_url
 from storage.encryption.keyring import KeyRing
@@ -26,6 +28,7 @@ from storage.files.masking import FileMasking
 from storage.files.quota import Quota
 from storage.files.store import FileStore
 from storage.identity import user_key
+from storage.reporting.query.bounds import MAX_ROWS, TIMEOUT_SECONDS
 from storage.secrets.model import UserSecrets
 from storage.secrets.store import SecretsStore
 from storage.settings.model import Settings
@@ -34,12 +37,19 @@ from storage.settings.store import SettingsStore
 if TYPE_CHECKING:
     from sqlmodel.ext.asyncio.session import AsyncSession
 
+    from storage.backup.loading import RestoreReport
+    from storage.backup.saving import BackupReport
+    from storage.doctor.finding import Report
     from storage.encryption.registry import SealedColumn
     from storage.encryption.rotation.verbs import KeyRotation
+    from storage.files.disk_guard import DiskGuard
     from storage.files.maintenance.verbs import FileMaintenance
     from storage.masking.masker import Secrets, SecretValue
     from storage.masking.maskers import Maskers
+    from storage.reporting.query.result import Parameter, QueryResult
+    from storage.retention.verbs import Retention
     from storage.status import StorageStatus
+    from storage.user_export import UserExport
     from storage.users import DeletedUser, UserInfo
     from storage.webhooks.delivery.process import Delivery
     from storage.webhooks.sending.egress import Egress
@@ -77,13 +87,9 @@ class Storage:
             KeyMissing, KeyMismatch, KeyUnavailable: the policy require_master_key is set, and the right master key is
                 not at hand. Without the policy everything opens, with the secrets locked.
         """
-        if isinstance(config, StorageConfig):
-            if arguments:
-                raise ConfigurationError("give Storage.open a StorageConfig or single settings, not both")
-            return Opening(lambda: cls._open(config))
-        if config is not None:
-            arguments["database_url"] = config
-        return Opening(lambda: cls._open(StorageConfig.load(**arguments)))
+        if isinstance(config, StorageConfig) and arguments:
+            raise ConfigurationError("give Storage.open a StorageConfig or single settings, not both")
+        return Opening(lambda: cls._open(_configured(config, arguments)))
 
     @classmethod
     async def _open(cls, config: StorageConfig) -> Storage:
@@ -103,6 +109,8 @@ class Storage:
                 transaction_timeout=config.transaction_timeout,
             )
             opened.push_async_callback(database.close)
+            if is_wanted():
+                database.telemetry = DatabaseTelemetry(url.dialect)
             await ensure(database, url, upgrade_allowed=config.migrate_on_open)
             keyring = KeyRing(database, provider, may_generate=not config.require_master_key)
             await keyring.start()
@@ -151,8 +159,27 @@ class Storage:
 
         config = self.config
         return FileMaintenance(
-            self.database, self.blobs, self.keyring, config.small_files_in_database, seal=config.seal_files
+            self.database,
+            self.blobs,
+            self.keyring,
+            config.small_files_in_database,
+            seal=config.seal_files,
+            guard=self.disk_guard,
         )
+
+    @cached_property
+    def disk_guard(self) -> DiskGuard:
+        """Looks at the room on this machine's disks before contents are stored. See storage.files.disk_guard."""
+        from storage.files.disk_guard import guard_for
+
+        return guard_for(self.config, self.database.url, self.blobs)
+
+    @cached_property
+    def retention(self) -> Retention:
+        """How long conversations and events are kept. See storage.retention.verbs."""
+        from storage.retention.verbs import Retention
+
+        return Retention(self.database, self.config)
 
     @cached_property
     def webhooks(self) -> Webhooks:
@@ -217,11 +244,44 @@ class Storage:
         """A SQLModel AsyncSession on the same database, for any query of your own. See Database.session."""
         return self.database.session(read_only=read_only)
 
+    async def query(
+        self,
+        sql: str,
+        parameters: Mapping[str, Parameter] | None = None,
+        *,
+        user: str | None = None,
+        max_rows: int = MAX_ROWS,
+        timeout: float = TIMEOUT_SECONDS,
+    ) -> QueryResult:
+        """Ask a question in SQL over the report views; the database refuses everything else.
+
+        See storage.reporting.query.asking.ask for the arguments and errors, and storage.reporting.views for the views.
+        """
+        from storage.reporting.query.asking import ask
+
+        return await ask(self.database.url, sql, parameters, user=user, max_rows=max_rows, timeout=timeout)
+
     async def status(self) -> StorageStatus:
         """What is stored, where, and whether all is well. See storage.status.StorageStatus."""
         from storage.status import read_status
 
-        return await read_status(self.config, self.database, self.keyring, self.blobs)
+        return await read_status(
+            self.config, self.database, self.keyring, self.blobs, guard=self.disk_guard, webhooks=self.webhooks
+        )
+
+    async def doctor(
+        self, *, fix: bool = False, only: Collection[str] = (), told: Callable[[str], None] | None = None
+    ) -> Report:
+        """Look for whatever is wrong, and mend the safe part of it with `fix`. See storage.doctor.examination.examine.
+
+        Raises:
+            InvalidInput: there is no check of a name in `only`.
+        """
+        from storage.doctor.examination import examine
+        from storage.doctor.parts import OpenParts, Patient
+
+        parts = OpenParts(self.keyring, self.blobs, self.disk_guard, self.keys, self.files, self.webhooks)
+        return await examine(Patient(self.config, self.database, parts), fix=fix, only=only, told=told)
 
     async def list_users(self) -> list[UserInfo]:
         """Everyone who has something stored. See storage.users.list_users."""
@@ -236,6 +296,43 @@ class Storage:
         deleted = await delete_user(self.database, self.keyring, self.blobs, user_id)
         self.maskers.forget(deleted.user_id)
         return deleted
+
+    async def export_user(
+        self,
+        user_id: str | None,
+        target: str | Path,
+        *,
+        reveal: bool = False,
+        progress: Callable[[int, int | None], None] | None = None,
+    ) -> UserExport:
+        """Write everything of one user as files that a person can read. See storage.user_export.export_user."""
+        from storage.user_export import Belongings, export_user
+
+        user = self.user(user_id)
+        belongings = Belongings(self.database.url, self.files, user.settings, user.secrets)
+        return await export_user(belongings, user_id, Path(target), reveal=reveal, progress=progress)
+
+    async def backup(
+        self, target: str | Path, *, files: bool = False, progress: Callable[[int, int | None], None] | None = None
+    ) -> BackupReport:
+        """Write everything to an archive that restores onto either database. See storage.backup.saving.back_up."""
+        from storage.backup.saving import back_up
+
+        return await back_up(self.database.url, self.blobs, Path(target), files=files, progress=progress)
+
+    @classmethod
+    async def restore(
+        cls,
+        source: str | Path,
+        config: StorageConfig | str | None = None,
+        *,
+        progress: Callable[[int, int | None], None] | None = None,
+        **arguments: Any,
+    ) -> RestoreReport:
+        """Put an archive into an empty storage, named as for `open`. See storage.backup.loading.restore."""
+        from storage.backup.restoring import restore_from
+
+        return await restore_from(Path(source), _configured(config, arguments), progress=progress)
 
     async def close(self) -> None:
         """Finish what was accepted and let go of everything. Closing twice does nothing."""
@@ -331,6 +428,7 @@ class _Stores:
             keyring=self._storage.keyring,
             rules=ContentRules(config.small_files_in_database, config.seal_files, config.max_file_bytes),
             quota=None if quota == Quota() else quota,
+            guard=self._storage.disk_guard,
             webhooks=lambda: self.webhooks,
         )
 
@@ -386,6 +484,12 @@ class UserTransaction(_Stores):
 
     def __repr__(self) -> str:
         return f"<UserTransaction {self.user_id!r}>"
+
+
+def _configured(config: StorageConfig | str | None, arguments: dict[str, Any]) -> StorageConfig:
+    if isinstance(config, StorageConfig):
+        return config
+    return StorageConfig.load(**(arguments if config is None else {**arguments, "database_url": config}))
 
 
 def _sealed_columns() -> tuple[SealedColumn, ...]:

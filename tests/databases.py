@@ -9,8 +9,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import shutil
+import sqlite3
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,7 +21,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from storage.database.database import Database
-from storage.database.url import parse_url
+from storage.database.url import DatabaseURL, parse_url
 from storage.encryption.keyring import KeyRing
 from storage.encryption.providers.environment import EnvironmentKeys
 from tests.servers.postgres import PostgresServer
@@ -36,7 +38,7 @@ def shared_database(*kinds: str) -> Any:
     @pytest.fixture(scope="session", params=kinds)
     def migrated_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         if request.param == "memory":
-            yield "sqlite:///:memory:"  # each test has its own, and migrates it itself
+            yield "sqlite:///:memory:"  # each test has its own, see `migrated_memory`
         elif request.param == "sqlite":
             template: Path = request.getfixturevalue("sqlite_template")
             yield f"sqlite:///{shutil.copy(template, tmp_path_factory.mktemp('shared') / 'storage.db')}"
@@ -47,6 +49,18 @@ def shared_database(*kinds: str) -> Any:
             server.drop_database(url)
 
     return migrated_url
+
+
+@contextmanager
+def migrated_memory(url: DatabaseURL, template: Path) -> Iterator[None]:
+    """Where the URL is of a database in memory, it is a copy of the template while this lasts; else nothing happens."""
+    if url.display != "sqlite:///:memory:":
+        yield
+        return
+    with closing(sqlite3.connect(url.location, uri=True)):  # it is there while somebody has it open
+        with closing(sqlite3.connect(f"file:{template}", uri=True)) as source:
+            source.execute("VACUUM INTO ?", [url.location])  # a plain copy would ask for a WAL, which memory has not
+        yield
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def elsewhere(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_wheel_carries_types_licence_and_migrations(wheel: Path) -> None:
+def test_the_wheel_carries_types_licence_migrations_and_what_pages_look_like(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert "storage/py.typed" in names
@@ -68,6 +68,8 @@ def test_the_wheel_carries_types_licence_and_migrations(wheel: Path) -> None:
     }
     assert "storage/migrations/env.py" in migrations
     assert migrations <= names
+    styles = {f"storage/reporting/{name}" for name in ("page/style.css", "page/script.js", "serve/static/style.css")}
+    assert styles <= names
 
 
 def test_the_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:

@@ -17,16 +17,20 @@ from typing import Final, NoReturn
 from cyclopts import App, CycloptsError
 
 from storage.cli import (
+    backup,
     conversations,
+    doctor,
     exports,
     files,
     git_credential,
     imports,
     keys,
     report,
+    retention,
     secrets,
     settings,
     setup,
+    sql,
     status,
     users,
     webhooks,
@@ -70,7 +74,17 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-for command in (setup.init, setup.migrate, status.status, git_credential.git_credential):
+for command in (
+    setup.init,
+    setup.migrate,
+    status.status,
+    doctor.doctor,
+    sql.sql,
+    backup.backup,
+    backup.restore,
+    backup.copy,
+    git_credential.git_credential,
+):
     app.command(command, help_epilogue="")
 for noun in (
     imports.app,
@@ -82,6 +96,7 @@ for noun in (
     keys.app,
     users.app,
     webhooks.app,
+    retention.app,
     report.app,
 ):
     noun.help_epilogue = ""  # what the program says at the end of its help is not said again for each command

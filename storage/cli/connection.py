@@ -93,7 +93,7 @@ async def opened(
     if locked:
         config = config.model_copy(update={"require_master_key": False})
     if not create:
-        _require_database(config)
+        require_database(config)
         config = config.model_copy(update={"migrate_on_open": False})
     async with Storage.open(config) as storage:
         yield storage
@@ -147,7 +147,8 @@ async def database_only(config: StorageConfig) -> AsyncIterator[Database]:
         await database.close()
 
 
-def _require_database(config: StorageConfig) -> None:
+def require_database(config: StorageConfig) -> None:
+    """Pass if there is a database, as far as that can be seen without connecting to it; else DatabaseUnavailable."""
     from storage.database.url import parse_url
     from storage.errors import DatabaseUnavailable
 

@@ -173,7 +173,14 @@ async def repack(
     async with opened(connection) as storage:
         files = storage.files
         if small_files_in_database is not None:
-            files = FileMaintenance(storage.database, storage.blobs, storage.keyring, small_files_in_database)
+            files = FileMaintenance(
+                storage.database,
+                storage.blobs,
+                storage.keyring,
+                small_files_in_database,
+                seal=storage.config.seal_files,
+                guard=storage.disk_guard,
+            )
         with progress("repacking", "files", quiet=json) as move:
             done = await files.repack(progress=move)
     if json:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
+
+from storage.logs import JSONFormatter
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,13 +82,16 @@ def verbatim(text: str) -> None:
 
 class _WarningLines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(f"warning: {plain(record.getMessage())}\n")
+        as_json = isinstance(self.formatter, JSONFormatter)
+        sys.stderr.write(f"{self.format(record) if as_json else f'warning: {plain(record.getMessage())}'}\n")
 
 
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
-    """Print what the library warns of as one line each on stderr, meanwhile."""
+    """Print what the library warns of as one line each on stderr, meanwhile; as JSON if STORAGE_LOG_FORMAT says so."""
     log, handler = logging.getLogger("storage"), _WarningLines(logging.WARNING)
+    if os.environ.get("STORAGE_LOG_FORMAT") == "json":
+        handler.setFormatter(JSONFormatter())
     log.addHandler(handler)
     try:
         yield
@@ -141,6 +147,13 @@ def size(value: int) -> str:
     return f"{amount:.1f} TB"
 
 
+def duration(value: timedelta) -> str:
+    """A length of time for people: `90 days`, `1 day 6:00:00`."""
+    if value.seconds or value.microseconds:
+        return str(value).replace(",", "")
+    return count(value.days, "day")
+
+
 def count(number: int, one: str, many: str | None = None) -> str:
     """`1 file`, `2 files`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
@@ -172,6 +185,8 @@ def _text(value: object) -> str:
             return NOTHING
         case str():
             return value
+        case timedelta():
+            return duration(value)
         case list() if not any(isinstance(item, list | dict) for item in value):
             return ", ".join(map(_text, value))
         case _:

@@ -1,18 +1,19 @@
-"""`storage users`: who has something stored, and the removal of all of it."""
+"""`storage users`: who has something stored, all of it for them to take, and its removal."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Final
 
 from cyclopts import App, Parameter
 
 from storage.cli.connection import DEFAULT, AsJSON, Connection, flag, opened
-from storage.cli.output import Column, complain, line, plain, show_json, table
+from storage.cli.output import Column, complain, line, note, plain, progress, show_json, size, table
 from storage.cli.output import count as counted
 from storage.cli.prompt import confirm
 
-app = App(name="users", help="See who has something stored, and delete a user whole.")
+app = App(name="users", help="See who has something stored, export all of it, and delete a user whole.")
 
 _SECRETS: Final = ("provider_token", "custom_secret")
 
@@ -50,6 +51,42 @@ async def list_(*, connection: Connection = DEFAULT, json: AsJSON = False) -> No
             for user in found
         ],
     )
+
+
+@app.command
+async def export(
+    user_id: Annotated[str, Parameter(help="The user's id, as `storage users list` shows it.")],
+    target: Annotated[Path, Parameter(help="A file whose name ends in .zip, or a folder that is not there yet.")],
+    /,
+    *,
+    reveal: Annotated[
+        bool, flag("Also write the values of secrets, in clear. The policy allow_reveal can forbid it.")
+    ] = False,
+    connection: Connection = DEFAULT,
+    json: AsJSON = False,
+) -> int:
+    """Write everything that is stored of a user: each table as lines of JSON, each file at its own path.
+
+    Values of secrets stand as "(sealed)"; with --reveal they are in secrets.json. It is there whole or not at all, and
+    for its owner only. Exits with 1 if a file was left out, with its reason.
+
+    JSON: `{path, user_id, made_at, rows: {table: number}, files, bytes, skipped: {path: reason}, secrets_revealed}`.
+    """
+    from storage.cli.secrets import require_reveal
+
+    if reveal:
+        require_reveal(allowed=connection.settings().allow_reveal)
+    async with opened(connection) as storage:
+        with progress("exporting", "files", quiet=json) as move:
+            done = await storage.export_user(user_id, target, reveal=reveal, progress=move)
+    if json:
+        show_json(asdict(done))
+    else:
+        rows = counted(sum(done.rows.values()), "row")
+        line(f"{plain(done.user_id)}: {rows}, {counted(done.files, 'file')}, {size(done.bytes)}")
+        for path, reason in done.skipped.items():
+            note(f"warning: {path} left out: {reason}")
+    return 1 if done.skipped else 0
 
 
 @app.command

@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
 from storage.database.change import Change
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from storage.database.session import SessionMaker
     from storage.database.sqlite_lane import SQLiteLane
     from storage.database.sqlite_transaction import SQLiteTransaction
+    from storage.database.telemetry import DatabaseTelemetry
 
     Lane: TypeAlias = SQLiteLane | PostgreSQLLane
     LaneTransaction: TypeAlias = SQLiteTransaction | PostgreSQLTransaction
@@ -71,6 +72,7 @@ class Database:
         """
         self.url = url
         self.transaction_timeout = transaction_timeout
+        self.telemetry: DatabaseTelemetry | None = None
         self._prepared_statements = prepared_statements
         self._hooks: list[CommitHook] = []
         self._hook_tasks: set[asyncio.Task[None]] = set()
@@ -107,7 +109,9 @@ class Database:
         """
         if self._lane.reads_wait_for_transaction:
             self._refuse_nesting()
-        return await self._lane.read(statement, parameters, scan=scan)
+        if self.telemetry is None:
+            return await self._lane.read(statement, parameters, scan=scan)
+        return await self.telemetry.observe([statement.name], self._lane.read(statement, parameters, scan=scan))
 
     async def run(self, unit: Callable[[], Unit[T]]) -> T:
         """Run a unit in a transaction of its own. See Executor.run.
@@ -116,7 +120,12 @@ class Database:
             NestedTransaction: inside a transaction of the same task.
         """
         self._refuse_nesting()
-        return await self._lane.run(unit)
+        if self.telemetry is None:
+            return await self._lane.run(unit)
+        from storage.database.telemetry import noting
+
+        names: list[str] = []
+        return await self.telemetry.observe(names, self._lane.run(noting(unit, names)))
 
     @asynccontextmanager
     async def transaction(self, timeout: float | None = None) -> AsyncIterator[Executor]:
@@ -143,7 +152,7 @@ class Database:
         transaction = await self._lane.begin(seconds)
         _held.set((*_held.get(), (self, transaction)))
         try:
-            yield transaction
+            yield transaction if self.telemetry is None else self._observed(transaction)
         except BaseException:
             await transaction.rollback()
             raise
@@ -153,6 +162,11 @@ class Database:
             # Not reset(token): a block entered in one task and left in another (a fixture, a dependency of a web
             # framework) has another context by now, and its commit must not end in a ValueError.
             _held.set(tuple(held for held in _held.get() if held[1] is not transaction))
+
+    def _observed(self, transaction: LaneTransaction) -> Executor:
+        from storage.database.telemetry import ObservedExecutor
+
+        return ObservedExecutor(transaction, cast("DatabaseTelemetry", self.telemetry))
 
     def _refuse_nesting(self) -> None:
         for database, transaction in _held.get():

@@ -11,12 +11,14 @@ import asyncio
 import enum
 import io
 import sqlite3
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Column, String, select, table
 
+from storage.database.carried_through import carried_through
 from storage.database.sqlite_connection import connect, prepare_file
 from storage.database.statement import DIALECTS, DialectName, Statement
 from storage.database.unit import Executor
@@ -26,7 +28,7 @@ from storage.errors import DatabaseBusy, DatabaseError, SchemaOutdated, SchemaTo
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD: Final = "0004"
+HEAD: Final = "0005"
 """The revision this release works with; a test holds it against the newest file in migrations/versions."""
 
 VERSION_TABLE: Final = "storage_version"
@@ -37,6 +39,12 @@ LOCK_ID: Final = 0x6167656E7473746F
 
 LOCK_SECONDS: Final = 120.0
 """How long a second process waits while the first one migrates a SQLite file."""
+
+_ONE_AT_A_TIME: Final = threading.Lock()
+"""alembic keeps what it is migrating in globals: of two databases that one process migrates at once, the migrations of
+the one would run on the other. Never waited for while blocking: its holder may be another task of the same loop."""
+
+_POLL_SECONDS: Final = 0.02
 
 _REVISION = Statement("schema.revision", select(Column("version_num", String)).select_from(table(VERSION_TABLE)))
 
@@ -109,12 +117,18 @@ async def ensure(database: Executor, url: DatabaseURL, *, upgrade_allowed: bool 
     await upgrade(url)
 
 
-async def upgrade(url: DatabaseURL) -> None:
-    """Run the migrations that are missing. See `ensure` for the errors."""
-    if url.dialect == "sqlite":
-        await asyncio.to_thread(_upgrade_sqlite, url.location)
-    else:
-        await _upgrade_postgresql(url.location)
+async def upgrade(url: DatabaseURL, revision: str | None = None) -> None:
+    """Run the migrations that are missing, until `revision` or to the newest. See `ensure` for the errors."""
+    revision = revision or HEAD
+    while not _ONE_AT_A_TIME.acquire(blocking=False):  # noqa: ASYNC110 - an Event is of one loop, and there may be several
+        await asyncio.sleep(_POLL_SECONDS)
+    try:
+        if url.dialect == "sqlite":
+            await carried_through(asyncio.to_thread(_upgrade_sqlite, url.location, revision))
+        else:
+            await _upgrade_postgresql(url.location, revision)
+    finally:
+        _ONE_AT_A_TIME.release()
 
 
 def sql(dialect: DialectName) -> str:
@@ -150,7 +164,7 @@ def _known_revisions() -> set[str]:
     return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
 
 
-def _upgrade_on(connection: Any) -> None:
+def _upgrade_on(connection: Any, revision: str) -> None:
     """Migrate on a SQLAlchemy connection that is in a transaction and holds the lock."""
     from alembic import command
     from alembic.migration import MigrationContext
@@ -158,16 +172,16 @@ def _upgrade_on(connection: Any) -> None:
     context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
     stored = context.get_current_revision()
     # Read again under the lock: another process may have migrated while this one waited.
-    if stored == HEAD:
+    if stored == revision:
         return
     if stored is not None and stored not in _known_revisions():
         raise _too_new(stored)
     config = _config()
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)
 
 
-def _upgrade_sqlite(location: str) -> None:
+def _upgrade_sqlite(location: str, revision: str) -> None:
     from sqlalchemy import create_engine, event
     from sqlalchemy.exc import DBAPIError
     from sqlalchemy.pool import NullPool
@@ -186,7 +200,7 @@ def _upgrade_sqlite(location: str) -> None:
 
     try:
         with engine.begin() as connection:
-            _upgrade_on(connection)
+            _upgrade_on(connection, revision)
             violations = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
             if violations:
                 raise DatabaseError(
@@ -199,7 +213,7 @@ def _upgrade_sqlite(location: str) -> None:
         engine.dispose()
 
 
-async def _upgrade_postgresql(dsn: str) -> None:
+async def _upgrade_postgresql(dsn: str, revision: str) -> None:
     import asyncpg
     from sqlalchemy import text
     from sqlalchemy.exc import DBAPIError
@@ -220,7 +234,7 @@ async def _upgrade_postgresql(dsn: str) -> None:
     try:
         async with engine.begin() as connection:
             await connection.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": LOCK_ID})
-            await connection.run_sync(_upgrade_on)
+            await connection.run_sync(_upgrade_on, revision)
     except DBAPIError as error:
         raise _failed(error) from error
     finally:
@@ -231,7 +245,21 @@ def _failed(error: Any) -> StorageError:
     original = error.orig
     if getattr(original, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
         return DatabaseBusy(f"another process has held the database for more than {LOCK_SECONDS:g} s; try again")
+    view = _view_in_the_way(original)
+    if view is not None:
+        return DatabaseError(
+            f"a view of your own is built on what is to change, and nothing was changed: {view}. Drop it, migrate,"
+            " and make it anew"
+        )
     return DatabaseError(f"the migration failed and nothing was changed: {original}")
+
+
+def _view_in_the_way(original: Any) -> str | None:
+    """What the database says of a view that hinders the migration; None if no view does."""
+    if getattr(original, "sqlstate", None) == "2BP01":  # dependent_objects_still_exist
+        return str(getattr(original.__cause__, "detail", None) or original)
+    # SQLite looks through all views when a table is renamed, and has no code for what it finds.
+    return str(original) if str(original).startswith("error in view ") else None
 
 
 def _too_new(stored: str | None) -> SchemaTooNew:

@@ -37,6 +37,7 @@ from storage.files.table import CONTENT_KEY
 from storage.identity import new_id
 
 if TYPE_CHECKING:
+    from storage.files.disk_guard import DiskGuard
     from storage.files.quota import Allowance
     from storage.files.sealed_content import ContentKey, ContentPlace
 
@@ -101,6 +102,7 @@ class Contents:
         backend: where contents are that are not in the database.
         keyring: the users' keys. Without it nothing can be sealed, and nothing that is sealed can be read.
         rules: for what is stored from now on. They do not matter for what is read.
+        guard: refuses what there is too little room for; nothing if None.
     """
 
     def __init__(
@@ -108,7 +110,9 @@ class Contents:
         backend: FileStore,
         keyring: KeyRing | None = None,
         rules: ContentRules = ContentRules(),
+        guard: DiskGuard | None = None,
     ) -> None:
+        self._guard = guard
         self.backend = backend
         self.rules = rules
         self._keyring = keyring
@@ -303,15 +307,19 @@ class Contents:
             FileTooLarge: it is longer than the rules allow. A stream is read no further, and nothing is left of it.
             QuotaExceeded: it is longer than `allowance`; likewise.
             InvalidInput: the stream gives something else than bytes.
+            DiskSpaceLow: there is too little room for it on a disk of this machine; likewise.
             FileStoreFull, FileStoreUnavailable, FileAccessDenied: see FileStore.
         """
         measured = Measured(path, self.rules.max_bytes, allowance)
         seal = self.rules.seal if sealed is None else sealed
         if isinstance(content, bytes):
             measured.take(len(content))
+            if self._guard is not None:
+                await self._guard.admit(len(content))
             digest = await sha256(content)
             return await self._put_bytes(user_id, path, content, digest, media_type=media_type, seal=seal)
-        async with aclosing(measured.watch(content)) as pieces:
+        watched = measured.watch(content)
+        async with aclosing(watched if self._guard is None else self._guard.watch(watched)) as pieces:
             held: list[bytes] = []
             if self.rules.small_bytes:
                 async for piece in pieces:

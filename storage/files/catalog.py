@@ -53,6 +53,7 @@ from storage.masking.masker import Secrets
 if TYPE_CHECKING:
     from storage.encryption.keyring import KeyRing
     from storage.encryption.keyset import KeySet
+    from storage.files.disk_guard import DiskGuard
     from storage.files.quota import Allowance, Quota
     from storage.webhooks.verbs import Webhooks
 
@@ -96,6 +97,7 @@ class FileCatalog(FileStore):
         keyring: the users' keys; what is sealed can neither be written nor read without it.
         rules: where new contents go, how, and how long they may be.
         quota: what the user's files may come to; anything if None.
+        guard: refuses contents that there is too little room for.
         webhooks: gives the user's web hooks; see `webhooks`.
     """
 
@@ -109,10 +111,11 @@ class FileCatalog(FileStore):
         keyring: KeyRing | None = None,
         rules: ContentRules = ContentRules(),  # noqa: B008 - immutable
         quota: Quota | None = None,
+        guard: DiskGuard | None = None,
         webhooks: Callable[[], Webhooks] | None = None,
     ) -> None:
         self._executor = executor
-        self._contents = Contents(blobs, keyring, rules)
+        self._contents = Contents(blobs, keyring, rules, guard)
         self._user_id = user_key(user_id)
         self._masking = masking
         self._quota = quota
@@ -164,6 +167,7 @@ class FileCatalog(FileStore):
             ConfigurationError: True, and this object was made without `masking`.
             FileTooLarge: the content is longer than `max_file_bytes`; nothing is left of it.
             QuotaExceeded: the user's files would come to more than the quota; likewise.
+            DiskSpaceLow: a disk of this machine has too little room; likewise.
             KeyMissing, KeyMismatch, KeyUnavailable: contents are to be sealed (`seal_files`), and the key is not at
                 hand.
         """
@@ -203,10 +207,34 @@ class FileCatalog(FileStore):
                     contents[path] = await masked(secrets, content)
         present = await self._find_all(list(contents))
         allowance = await self._before(contents)
+        stored = await self._put_all(contents, present, allowance)
+        written: dict[str, Written] = {}
+        if stored:
+            written = await self._run(stored, lambda keys: save_all(self._user_id, stored, keys))
+        return [written[path] if path in written else Written(present[path].stat, "unchanged") for path in contents]
+
+    async def _put_all(
+        self,
+        contents: dict[str, bytes | AsyncIterable[bytes]],
+        present: dict[str, Entry],
+        allowance: Allowance | None,
+    ) -> list[Blob]:
+        """Store the contents that are not there yet; if one is refused, none is left."""
         stored: list[Blob] = []
+        refused: list[Exception] = []
 
         async def put(item: tuple[str, bytes | AsyncIterable[bytes]]) -> None:
-            path, content = item
+            # Not by an error out of here, which would cancel what is under way, and leave behind what has just arrived.
+            if refused:
+                return
+            try:
+                await put_one(*item)
+            except FileStoreUnavailable:
+                raise  # it would not remove them either
+            except Exception as error:  # noqa: BLE001 - raised below
+                refused.append(error)
+
+        async def put_one(path: str, content: bytes | AsyncIterable[bytes]) -> None:
             entry, gone = present.get(path), None
             if entry is not None and isinstance(content, bytes) and await _is_content_of(entry, content):
                 if await self._contents.exists(entry):
@@ -215,17 +243,11 @@ class FileCatalog(FileStore):
             blob = await self._contents.put(self._user_id, path, content, guess_media_type(path), allowance=allowance)
             stored.append(replace(blob, replaces=gone))
 
-        try:
-            await each(put, list(contents.items()), BLOB_CONCURRENCY)
-        except FileStoreUnavailable:
-            raise  # it would not remove them either
-        except Exception:
+        await each(put, list(contents.items()), BLOB_CONCURRENCY)
+        if refused:
             await self._contents.discard(stored)
-            raise
-        written: dict[str, Written] = {}
-        if stored:
-            written = await self._run(stored, lambda keys: save_all(self._user_id, stored, keys))
-        return [written[path] if path in written else Written(present[path].stat, "unchanged") for path in contents]
+            raise refused[0]
+        return stored
 
     async def read_many(self, paths: Iterable[str]) -> dict[str, bytes]:
         """The contents of many files, by the paths as they were given; a path without a file is left out.

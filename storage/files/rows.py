@@ -93,7 +93,7 @@ def delete_conversation_files(user_id: str, conversation_id: str) -> Unit[int]:
         conversation_id: files belong to it by their path (storage.files.paths.conversation_of).
     """
     rows = yield from execute(sql.REMOVE_CONVERSATION, user_id=user_id, conversation_id=conversation_id)
-    yield from _record_deleted(user_id, rows)
+    yield from record_deleted(user_id, rows)
     return len(rows)
 
 
@@ -220,7 +220,7 @@ def replace_by_copy(
 def remove(user_id: str, path: str) -> Unit[int]:
     """Delete one file; returns how many there were, 0 or 1."""
     rows = yield from execute(sql.REMOVE, user_id=user_id, path=path)
-    yield from _record_deleted(user_id, rows)
+    yield from record_deleted(user_id, rows)
     return len(rows)
 
 
@@ -228,7 +228,7 @@ def remove_tree(user_id: str, path: str) -> Unit[int]:
     """Delete the file at `path` and every one below it; returns how many there were."""
     low, high = under(path)
     rows = yield from execute(sql.REMOVE_TREE, user_id=user_id, path=path, low=low, high=high)
-    yield from _record_deleted(user_id, rows)
+    yield from record_deleted(user_id, rows)
     return len(rows)
 
 
@@ -263,7 +263,8 @@ def add_contents(user_id: str, blobs: Sequence[Blob]) -> Unit[None]:
     )
 
 
-def _record_deleted(user_id: str, rows: list[Row]) -> Unit[None]:
+def record_deleted(user_id: str, rows: list[Row]) -> Unit[None]:
+    """Write the events of files that were deleted, given their paths and versions."""
     yield from record_all(
         [
             change(user_id, FILE_DELETED, key=path, version=version, payload={"path": path})

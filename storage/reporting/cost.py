@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Double, bindparam, cast, func, literal_column, select
+from sqlalchemy import bindparam, func, literal_column, select
 
 from storage.database.statement import Row, Statement
 from storage.database.unit import Executor
 from storage.identity import user_key
 from storage.reporting.month import month_of
+from storage.reporting.views.expressions import total, total_usd
 from storage.tables import ConversationTable
 
 TOP_REPOSITORIES: Final = 10
@@ -81,11 +82,8 @@ def _line(row: Row) -> CostLine:
 
 
 def _statement(kind: str, *, of_one_user: bool) -> Statement:
-    cost = cast(func.coalesce(func.sum(_c.accumulated_cost), 0), Double).label("cost")
-    tokens = [
-        cast(func.coalesce(func.sum(column), 0), BigInteger)
-        for column in (_c.prompt_tokens, _c.completion_tokens, _c.total_tokens)
-    ]
+    cost = total_usd(_c.accumulated_cost).label("cost")
+    tokens = [total(column) for column in (_c.prompt_tokens, _c.completion_tokens, _c.total_tokens)]
     group = _GROUPS[kind]
     name = literal_column("NULL") if group is None else group
     query = select(name.label("name"), func.count().label("conversations"), cost, *tokens).select_from(_conversation)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import pty
 import re
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from storage.cli import app
+from storage.cli.output import warnings_as_lines
 from tests.cli.conftest import EXAMPLE, REPOSITORY, Shell
 
 if TYPE_CHECKING:
@@ -220,3 +223,36 @@ def test_an_output_that_cannot_show_a_character_still_gets_a_line(shell: Shell, 
         check=True,
     )
     assert "R\\xe4ume" in done.stdout
+
+
+def test_warnings_are_lines_of_json_where_a_program_collects_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for format_ in ("text", "json"):
+        monkeypatch.setenv("STORAGE_LOG_FORMAT", format_)
+        with warnings_as_lines():
+            logging.getLogger("storage.files").warning("%d bytes\nfree", 5)
+    as_text, as_json = capsys.readouterr().err.splitlines()
+    assert as_text == "warning: 5 bytes free"
+    assert json.loads(as_json)["message"] == "5 bytes\nfree"
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [(("stauts",), "status"), (("conversations", "lst"), "list"), (("status", "--jsn"), "--json")],
+)
+def test_a_slip_of_the_keyboard_is_answered_with_what_was_meant(
+    shell: Shell, words: tuple[str, ...], meant: str
+) -> None:
+    outcome = shell(*words)
+    assert outcome.code == 2
+    assert f'Did you mean "{meant}"?' in outcome.errors or f"Did you mean {meant}?" in outcome.errors
+
+
+@pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
+def test_shells_are_taught_to_complete(shell: Shell, name: str) -> None:
+    target = shell.folder / f"completion.{name}"
+    outcome = shell("--install-completion", "--shell", name, "--output", target)
+    assert outcome.code == 0, outcome.errors
+    assert "storage" in target.read_text()
+    assert "conversations" in target.read_text()

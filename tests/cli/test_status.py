@@ -79,3 +79,39 @@ def test_status_tells_what_the_cache_of_files_holds(shell: Shell) -> None:
     lines = shell.well("status", **folder).lines
     assert any("1 file" in line and str(shell.folder / "cache") in line for line in lines)
     assert "in the memory of each process" in shell.well("status", **cache).output
+
+
+def test_a_disk_that_is_low_is_a_warning_and_one_that_is_full_a_problem(shell: Shell) -> None:
+    shell.well("init")
+    low = shell("status", STORAGE_DISK_WARN_BYTES=str(2**62))
+    assert low.code == 0
+    assert "warning: " in low.output
+    full = shell("status", "--json", STORAGE_DISK_REFUSE_BYTES=str(2**62))
+    assert full.code == 1
+    assert [(problem["code"], problem["severity"]) for problem in full.json["problems"]] == [("disk", "error")]
+    assert [disk["state"] for disk in full.json["disks"]] == ["full"]
+    shown = shell("status", STORAGE_DISK_REFUSE_BYTES=str(2**62))
+    assert "remedy: make room on that disk" in shown.output
+
+
+def test_status_counts_web_hooks(either_shell: Shell) -> None:
+    either_shell.well("init")
+    assert any("no endpoints" in line for line in either_shell.well("status").lines)
+    either_shell("webhooks", "add", "https://hooks.example.com/canary")
+    either_shell("import", "openhands", EXAMPLE)
+    hooks = either_shell.well("status", "--json").json["webhooks"]
+    assert hooks["endpoints"] == {"active": 1}
+    assert hooks["to_fan_out"] > 1
+    shown = either_shell.well("status").output
+    assert "1 endpoint, 0 pending, 0 dead" in shown
+    assert "canary" not in shown
+
+
+def test_metrics_are_printed_whatever_is_wrong(example: Shell) -> None:
+    found = example.well("status", "--metrics")
+    assert 'agent_storage_rows{kind="conversations"} 12' in found.lines
+    assert 'agent_storage_problem{code="keys",severity="error"} 0' in found.lines
+    wrong = example("status", "--metrics", STORAGE_MASTER_KEY=WRONG_KEY)
+    assert wrong.code == 0
+    assert 'agent_storage_problem{code="keys",severity="error"} 1' in wrong.lines
+    assert "exclude each other" in example.badly("status", "--metrics", "--json")

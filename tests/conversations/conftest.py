@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from storage.conversations.sql import SQLConversationStore
 from storage.database.database import Database
 from storage.database.migrate import ensure
 from storage.database.url import parse_url
-from tests.databases import shared_database, user_id
+from tests.databases import migrated_memory, shared_database, user_id
 
 __all__ = ["user_id"]
 
@@ -19,17 +20,18 @@ migrated_url = shared_database("sqlite", "memory", "postgresql")
 
 
 @pytest.fixture
-async def database(migrated_url: str) -> AsyncIterator[Database]:
+async def database(migrated_url: str, sqlite_template: Path) -> AsyncIterator[Database]:
     """A migrated database whose tables are empty."""
     database = Database(parse_url(migrated_url))
-    await ensure(database, database.url)
-    async with database.session() as session:
-        connection = await session.connection()
-        for table in ("delivery", "event", "file", "conversation", "data_key", "key_encryption_key"):  # children first
-            await connection.exec_driver_sql(f"DELETE FROM {table}")
-        await session.commit()
-    yield database
-    await database.close()
+    with migrated_memory(database.url, sqlite_template):
+        await ensure(database, database.url)
+        async with database.session() as session:
+            connection = await session.connection()
+            for table in ("delivery", "event", "file", "conversation", "data_key", "key_encryption_key"):
+                await connection.exec_driver_sql(f"DELETE FROM {table}")  # children first
+            await session.commit()
+        yield database
+        await database.close()
 
 
 @pytest.fixture

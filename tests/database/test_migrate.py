@@ -7,14 +7,13 @@ import sqlite3
 import subprocess
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, bindparam, create_engine, insert, select, text
+from sqlalchemy import Connection, bindparam, create_engine, insert, select
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from storage.database import Database, Statement, execute, migrate, parse_url
@@ -26,23 +25,15 @@ from storage.errors import DatabaseError, SchemaOutdated, SchemaTooNew
 from storage.files.backends.memory import MemoryFileStore
 from storage.files.catalog import FileCatalog
 from storage.identity import new_id
+from storage.reporting.views import VIEWS
+from storage.reporting.views.install import differing
 from storage.settings.model import Settings
 from storage.settings.sql import SQLSettingsStore
 from storage.tables import metadata
+from tests.database.migrating import alembic, opened, run_sql, set_revision
 from tests.databases import MASTER_KEY
 
-REPOSITORY = Path(__file__).parents[2]
-
 PLAIN = {column.name for column in metadata.tables["settings"].c if not isinstance(column.type, Sealed)}
-
-
-async def opened(url: str) -> Database:
-    return Database(parse_url(url))
-
-
-async def set_revision(database: Database, revision: str) -> None:
-    statement = Statement("test.set", text(f"UPDATE {VERSION_TABLE} SET version_num = '{revision}'"), register=False)
-    await database.run(lambda: execute(statement))
 
 
 def test_the_revision_this_release_needs_is_the_newest_migration() -> None:
@@ -101,7 +92,9 @@ def test_a_migrated_sqlite_schema_is_the_one_the_code_declares_to_the_letter(sql
     asyncio.run(migrated())
 
     def schema(connection: Any) -> set[str]:
-        rows = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'")
+        rows = connection.execute(
+            "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND type <> 'view' AND name NOT LIKE 'sqlite_%'"
+        )
         lines = {" ".join(sql.split()) for (sql,) in rows}
         return {_canonical(line) for line in lines if VERSION_TABLE not in line}
 
@@ -149,11 +142,11 @@ async def test_an_older_schema_is_refused_when_upgrading_is_not_allowed(empty_da
 async def test_a_migration_that_fails_changes_nothing(empty_database_url: str) -> None:
     database = await opened(empty_database_url)
     # In the way of the last table but one: everything before it has been made by then.
-    await database.run(lambda: execute(Statement("test.way", text("CREATE TABLE delivery (x INT)"), register=False)))
+    await run_sql(database, "CREATE TABLE delivery (x INT)")
     with pytest.raises(DatabaseError, match="nothing was changed"):
         await migrate.ensure(database, database.url)
     assert (await migrate.check(database)).state is SchemaState.EMPTY
-    await database.run(lambda: execute(Statement("test.out", text("DROP TABLE delivery"), register=False)))
+    await run_sql(database, "DROP TABLE delivery")
     await migrate.ensure(database, database.url)
     assert (await migrate.check(database)).state is SchemaState.CURRENT
     await database.close()
@@ -162,8 +155,7 @@ async def test_a_migration_that_fails_changes_nothing(empty_database_url: str) -
 async def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_that_is_in_it(
     empty_database_url: str,
 ) -> None:
-    command = [sys.executable, "-m", "alembic", "-x", f"url={empty_database_url}", "upgrade", "0001"]
-    await asyncio.to_thread(subprocess.run, command, cwd=REPOSITORY, check=True, capture_output=True)
+    await alembic(empty_database_url, "upgrade", "0001")
     database = await opened(empty_database_url)
     assert await migrate.stored_revision(database) == "0001"
     at = datetime(2026, 1, 2, tzinfo=UTC)
@@ -234,11 +226,14 @@ async def test_a_database_goes_back_to_the_first_release_and_returns_with_what_b
     event = {"user_id": "ada", "type": "file.written", "key": "a", "version": 1, "payload": {"path": "a"}}
     await insert_row(database, "event", id=event_id, **event, created_at=at, blob_key="blobs/00/x", to_fan_out=True)
     await database.close()
-    for direction, revision in (("downgrade", "0001"), ("upgrade", "head")):
-        command = [sys.executable, "-m", "alembic", "-x", f"url={database_url}", direction, revision]
-        await asyncio.to_thread(subprocess.run, command, cwd=REPOSITORY, check=True, capture_output=True)
+    await alembic(database_url, "downgrade", "0001")
+    database = await opened(database_url)
+    assert await differing(database, database.dialect) == [view.name for view in VIEWS]
+    await database.close()
+    await alembic(database_url, "upgrade", "head")
     database = await opened(database_url)
     assert (await migrate.check(database)).state is SchemaState.CURRENT
+    assert await differing(database, database.dialect) == []
     columns = metadata.tables["event"].c
     found = Statement(
         "test.returned", select(columns.id, columns.payload, columns.blob_key, columns.to_fan_out), register=False
@@ -266,22 +261,27 @@ def test_the_schema_can_be_had_as_sql(dialect: Any) -> None:
     sql = migrate.sql(dialect)
     for table in metadata.tables:
         assert f"CREATE TABLE {table} (" in sql
+    for view in VIEWS:
+        assert f"CREATE VIEW {view.name} AS" in sql
     assert f"INSERT INTO {VERSION_TABLE}" in sql
 
 
-def test_sql_text_makes_a_database_that_is_current(sqlite_url: str, tmp_path: Any) -> None:
-    path = tmp_path / "by-hand.db"
-    connection = sqlite3.connect(path)
-    connection.executescript(migrate.sql("sqlite"))
-    connection.close()
+async def test_sql_text_makes_a_database_that_is_current(empty_database_url: str) -> None:
+    url = parse_url(empty_database_url)
+    if url.dialect == "sqlite":
+        connection = sqlite3.connect(url.location)
+        connection.executescript(migrate.sql("sqlite"))
+        connection.close()
+    else:
+        import asyncpg
 
-    async def state() -> SchemaState:
-        database = await opened(f"sqlite:///{path}")
-        found = (await migrate.check(database)).state
-        await database.close()
-        return found
-
-    assert asyncio.run(state()) is SchemaState.CURRENT
+        administrator = await asyncpg.connect(url.location)
+        await administrator.execute(migrate.sql("postgresql"))
+        await administrator.close()
+    database = await opened(empty_database_url)
+    assert (await migrate.check(database)).state is SchemaState.CURRENT
+    assert await differing(database, database.dialect) == []
+    await database.close()
 
 
 def test_opening_a_current_sqlite_database_imports_neither_alembic_nor_asyncpg(sqlite_url: str) -> None:

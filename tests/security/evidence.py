@@ -178,9 +178,12 @@ async def watched(evidence: Evidence, monkeypatch: pytest.MonkeyPatch) -> AsyncI
         return seal(self, context, plaintext)
 
     monkeypatch.setattr(KeySet, "seal", looked_at)
+    gc.collect()
+    gc.freeze()  # what other tests have left behind is not looked at: there may be millions
     try:
         yield
     finally:
+        gc.unfreeze()
         monkeypatch.undo()
         loop.set_debug(False)
         loop.slow_callback_duration = slow

@@ -147,7 +147,8 @@ class PostgresServer:
             its URL.
         """
         name = next(self._names)
-        of = f" TEMPLATE {database_name(template)}" if template else ""
+        # By default PostgreSQL copies page by page through its log, which takes twice as long.
+        of = f" TEMPLATE {database_name(template)} STRATEGY FILE_COPY" if template else ""
         self.psql(f"CREATE DATABASE {name}{of}")
         return self.url(name)
 

@@ -26,7 +26,7 @@ from tests.webhooks.queue_place import own_url, place
 
 __all__ = ["own_url", "place"]
 
-RUNS: Final = int(os.environ.get("STORAGE_CRASH_RUNS", "3"))
+RUNS: Final = int(os.environ.get("STORAGE_CRASH_RUNS", "2"))
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from storage.identity import user_key
 if TYPE_CHECKING:
     from storage.database.database import Database
     from storage.encryption.keyring import KeyRing
+    from storage.files.disk_guard import DiskGuard
     from storage.files.maintenance.backend_copy import Copied
     from storage.files.maintenance.collector import Collected
     from storage.files.maintenance.repack import Repacked
@@ -44,15 +45,24 @@ class FileMaintenance:
         keyring: the users' keys, to open what is sealed.
         small_files_limit: contents of at most so many bytes are to be in the database; 0 is none.
         seal: whether contents that are moved are to be sealed, if they are not.
+        guard: refuses what there is too little room for.
     """
 
     def __init__(
-        self, database: Database, blobs: FileStore, keyring: KeyRing, small_files_limit: int = 0, *, seal: bool = False
+        self,
+        database: Database,
+        blobs: FileStore,
+        keyring: KeyRing,
+        small_files_limit: int = 0,
+        *,
+        seal: bool = False,
+        guard: DiskGuard | None = None,
     ) -> None:
         self._database = database
         self._blobs = blobs
         # What a cache has kept says nothing about what the backend has.
-        self._contents = Contents(_behind_cache(blobs), keyring, ContentRules(small_bytes=small_files_limit, seal=seal))
+        rules = ContentRules(small_bytes=small_files_limit, seal=seal)
+        self._contents = Contents(_behind_cache(blobs), keyring, rules, guard)
 
     async def verify(
         self,

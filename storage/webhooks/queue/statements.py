@@ -348,6 +348,12 @@ _waited_for: Final = exists().where(
 )
 _oldest: Final = select(func.min(ENDPOINT.c.from_seq)).where(ENDPOINT.c.state != "disabled").scalar_subquery()
 _AFTER_ALL: Final = str(2**62)
+PRUNABLE: Final = and_(
+    or_(EVENT.c.to_fan_out.is_(None), EVENT.c.seq <= func.coalesce(_oldest, literal_column(_AFTER_ALL))),
+    ~_waited_for,
+)
+"""Nobody waits for the event."""
+
 PRUNE: Final = Statement(
     # It looks at every endpoint once for some hundred events.
     "report.webhook_prune",
@@ -355,8 +361,7 @@ PRUNE: Final = Statement(
     .where(
         EVENT.c.seq > bindparam("after", type_=BigInteger),
         EVENT.c.seq <= bindparam("last", type_=BigInteger),
-        or_(EVENT.c.to_fan_out.is_(None), EVENT.c.seq <= func.coalesce(_oldest, literal_column(_AFTER_ALL))),
-        ~_waited_for,
+        PRUNABLE,
     )
     .returning(EVENT.c.seq),
 )

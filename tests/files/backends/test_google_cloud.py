@@ -42,6 +42,8 @@ def bucket(client: Any) -> str:
 
 
 class TestGoogleCloudFileStore(FileStoreContract):
+    many_files = 1_100
+
     @pytest.fixture
     async def store(self, fake_gcs: FakeGcsServer, bucket: str) -> AsyncIterator[GoogleCloudFileStore]:
         async with GoogleCloudFileStore(bucket, endpoint_url=fake_gcs.url) as store:

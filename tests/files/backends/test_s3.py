@@ -43,6 +43,7 @@ class TestS3FileStoreOnSeaweedFS(FileStoreContract):
 
 class TestS3FileStoreOnMoto(FileStoreContract):
     signs_urls = True
+    many_files = 1_100
 
     @pytest.fixture
     async def store(self, moto: MotoServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[S3FileStore]:

@@ -1,0 +1,1 @@
+"""Questions in SQL over the report views: read-only and bounded, and held to it by the database itself."""
