@@ -446,7 +446,7 @@ def _new_client(project: str | None, endpoint_url: str | None) -> Any:
     adapter = HTTPAdapter(pool_connections=4, pool_maxsize=WORKERS)
     for scheme in ("https://", "http://"):
         client._http.mount(scheme, adapter)  # noqa: SLF001 - the documented way (google-cloud-storage, "Client._http")
-    # For its spans, and also where it makes none, the client from 3.11 on asks for each bucket's project: in a thread that
-    # nobody waits for, even after close(), and with a right that files do not need. Without the cache it does not ask.
+    # For its spans, even where it makes none, the client from 3.11 on asks for each bucket's project: in a thread that
+    # nobody waits for, also after close(), and with a right that files do not need. Without the cache it does not ask.
     client._bucket_metadata_cache = None  # noqa: SLF001 - the other way is a variable of the application's environment
     return client
