@@ -19,6 +19,7 @@ from typing import Any, Final, Generic
 from weakref import WeakKeyDictionary
 
 from storage.database.change import Change
+from storage.database.forking import fork_lock
 from storage.database.sqlite_connection import (
     connect,
     file_identity,
@@ -79,16 +80,18 @@ class SQLiteLane:
         # Nothing may enter the queue behind the mark that ends it: it would never be answered.
         self._door = threading.Lock()
         self._current: SQLiteTransaction | None = None
-        self._read_lock = threading.Lock()
-        self._scan_connections: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
+        self._read_lock = fork_lock()
+        self._write_lock = fork_lock()
+        self._scan_connections: queue.SimpleQueue[tuple[sqlite3.Connection, threading.Lock]] = queue.SimpleQueue()
         self._scan_pool = ThreadPoolExecutor(SCAN_THREADS, thread_name_prefix="storage-scan")
-        prepare_file(location)
-        self._write_connection = connect(location)
-        try:
-            self._read_connection = connect(location, read_only=True)
-        except BaseException:
-            self._write_connection.close()
-            raise
+        with self._write_lock:
+            prepare_file(location)
+            self._write_connection = connect(location)
+            try:
+                self._read_connection = connect(location, read_only=True)
+            except BaseException:
+                self._write_connection.close()
+                raise
         self._file = file_identity(location)
         # Done when the writer has ended and closed everything; "running", so that no waiting caller can cancel it.
         self._ended: Future[None] = Future()
@@ -168,13 +171,16 @@ class SQLiteLane:
 
     def _scan(self, statement: Statement, parameters: Mapping[str, Any]) -> list[Row]:
         try:
-            connection = self._scan_connections.get_nowait()
+            connection, lock = self._scan_connections.get_nowait()
         except queue.Empty:
-            connection = connect(self.location, read_only=True)
+            lock = fork_lock()
+            with lock:
+                connection = connect(self.location, read_only=True)
         try:
-            return select(connection, statement, parameters)
+            with lock:
+                return select(connection, statement, parameters)
         finally:
-            self._scan_connections.put(connection)
+            self._scan_connections.put((connection, lock))
 
     # ---- the writer thread
 
@@ -188,11 +194,14 @@ class SQLiteLane:
     def _close_connections(self) -> None:
         self._scan_pool.shutdown()
         while not self._scan_connections.empty():
-            self._scan_connections.get_nowait().close()
+            connection, lock = self._scan_connections.get_nowait()
+            with lock:
+                connection.close()
         with self._read_lock:
             self._read_connection.close()
         # Last, so that SQLite checkpoints the WAL into the database and removes it.
-        self._write_connection.close()
+        with self._write_lock:
+            self._write_connection.close()
 
     def _serve(self) -> None:
         following: Job[Any] | SQLiteTransaction | None = None
@@ -206,7 +215,7 @@ class SQLiteLane:
                 self._current = job
                 if self._closing:
                     job.abandon()
-                job.serve(self._write_connection, self._begin)
+                job.serve(self._write_connection, self._write_lock, self._begin)
                 self._current = None
                 continue
             group = [job]
@@ -246,16 +255,17 @@ class SQLiteLane:
         group = [job for job in group if not job.future.cancelled()]
         if not group:
             return
-        try:
-            self._begin()
-            if self._run_group(connection, group):
-                connection.execute("COMMIT")
-        except BaseException as error:  # noqa: BLE001 - as below
-            # The transaction carried all of them: none is durable, whatever each has seen so far.
-            for job in group:
-                job.error = job.error or _failure(error)
-        finally:
-            roll_back(connection)
+        with self._write_lock:
+            try:
+                self._begin()
+                if self._run_group(connection, group):
+                    connection.execute("COMMIT")
+            except BaseException as error:  # noqa: BLE001 - as below
+                # The transaction carried all of them: none is durable, whatever each has seen so far.
+                for job in group:
+                    job.error = job.error or _failure(error)
+            finally:
+                roll_back(connection)
         self._deliver(group)
 
     def _run_group(self, connection: sqlite3.Connection, group: list[Job[Any]]) -> bool:

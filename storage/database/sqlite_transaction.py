@@ -116,44 +116,58 @@ class SQLiteTransaction:
 
     # ---- the writer's side, on its thread
 
-    def serve(self, connection: sqlite3.Connection, begin: Callable[[], None]) -> None:
-        """Begin, carry out the owner's calls, and end; returns when the connection is free again."""
+    def serve(self, connection: sqlite3.Connection, lock: threading.Lock, begin: Callable[[], None]) -> None:
+        """Begin, carry out the owner's calls, and end; returns when the connection is free again.
+
+        Args:
+            connection: the writer's.
+            lock: held while SQLite is at work on it, see storage.database.forking.
+            begin: begins the transaction.
+        """
         if self._begun.cancelled():
             self._end(TransactionClosed("the transaction was cancelled before it began"))
             return
         try:
-            begin()
+            with lock:
+                begin()
         except StorageError as failure:
             self._end(failure)
             self._post(self._begun, None, failure)
             return
         self._post(self._begun, None, None)
         expires = time.monotonic() + self._seconds
-        while True:
+        is_open = True
+        while is_open:
             message = self._next(expires)
-            if message is None:
-                roll_back(connection)
-                self._end(
-                    TransactionTimeout(
-                        f"the transaction was open for more than {self._seconds:g} s and was rolled back: on SQLite it"
-                        " keeps every other writer waiting. Do slow work before it, or raise transaction_timeout"
-                    )
+            with lock:
+                is_open = self._carry_out(connection, message)
+
+    def _carry_out(self, connection: sqlite3.Connection, message: _Message | None) -> bool:
+        """One call of the owner's, or the end because none came in time; whether the transaction is still open."""
+        if message is None:
+            roll_back(connection)
+            self._end(
+                TransactionTimeout(
+                    f"the transaction was open for more than {self._seconds:g} s and was rolled back: on SQLite it"
+                    " keeps every other writer waiting. Do slow work before it, or raise transaction_timeout"
                 )
-                return
-            if isinstance(message.work, str):
-                self._finish(connection, message)
-                return
-            if message.future is not None and message.future.cancelled():
-                continue
-            try:
-                result = message.work(connection)
-            except BaseException as error:  # noqa: BLE001 - it belongs to the caller
-                self._post(message.future, None, error)
-                if not connection.in_transaction:
-                    self._end(TransactionClosed(f"SQLite rolled the transaction back: {error}"))
-                    return
-            else:
-                self._post(message.future, result, None)
+            )
+            return False
+        if isinstance(message.work, str):
+            self._finish(connection, message)
+            return False
+        if message.future is not None and message.future.cancelled():
+            return True
+        try:
+            result = message.work(connection)
+        except BaseException as error:  # noqa: BLE001 - it belongs to the caller
+            self._post(message.future, None, error)
+            if not connection.in_transaction:
+                self._end(TransactionClosed(f"SQLite rolled the transaction back: {error}"))
+                return False
+        else:
+            self._post(message.future, result, None)
+        return True
 
     def _next(self, expires: float) -> _Message | None:
         remaining = expires - time.monotonic()

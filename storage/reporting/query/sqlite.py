@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import quote
 
+from storage.database.forking import fork_lock
 from storage.database.sqlite_connection import BUSY_TIMEOUT_SECONDS, is_memory
 from storage.errors import (
     DatabaseBusy,
@@ -175,16 +176,17 @@ def _body(view: View, user_id: str | None) -> str:
 @contextmanager
 def _connected(location: str) -> Iterator[sqlite3.Connection]:
     """A connection of its own."""
-    try:
-        connection = sqlite3.connect(
-            location, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False, uri=True
-        )
-    except sqlite3.Error as error:
-        raise DatabaseUnavailable(f"cannot open the SQLite database {location}: {error}") from error
-    try:
-        yield connection
-    finally:
-        connection.close()
+    with fork_lock():
+        try:
+            connection = sqlite3.connect(
+                location, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False, uri=True
+            )
+        except sqlite3.Error as error:
+            raise DatabaseUnavailable(f"cannot open the SQLite database {location}: {error}") from error
+        try:
+            yield connection
+        finally:
+            connection.close()
 
 
 def _make_views(connection: sqlite3.Connection, bodies: Mapping[str, str]) -> None:
