@@ -21,6 +21,9 @@ BUSY_TIMEOUT_SECONDS: Final = 10.0
 """How long a connection waits for a lock that another process holds. The driver's default of 5 s is too short for a
 backup or a report that checkpoints a large WAL on a slow disk."""
 
+POLL_SECONDS: Final = 0.001
+"""How long the writer waits before it asks again for a lock that another process holds, see begin_immediate."""
+
 WAL_SWITCH_SECONDS: Final = 20.0
 """How long to retry the first switch to WAL. It needs an exclusive lock and SQLite does not call the busy handler for
 it, so two processes opening one fresh file at once would otherwise fail (https://sqlite.org/wal.html#sometimes_queries_return_sqlite_busy_in_wal_mode)."""
@@ -186,6 +189,27 @@ def _switch_to_wal(connection: sqlite3.Connection, location: str) -> None:
                 )
             return
         time.sleep(0.01)
+
+
+def begin_immediate(connection: sqlite3.Connection) -> None:
+    """Begin a transaction that writes, on a connection whose `busy_timeout` is 0; waits BUSY_TIMEOUT_SECONDS at most.
+
+    SQLite's own handler asks less and less often, every 100 ms in the end. Of two busy processes one then finds the
+    database locked for a second and more, though it is free hundreds of times (sqliteDefaultBusyCallback in main.c).
+
+    Raises:
+        sqlite3.Error: SQLITE_BUSY if it stays locked, or what else SQLite says.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if _primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        else:
+            return
+        time.sleep(POLL_SECONDS)
 
 
 def _primary_code(error: sqlite3.Error) -> int:

@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 from storage.database.change import Change
 from storage.database.forking import fork_lock
 from storage.database.sqlite_connection import (
+    begin_immediate,
     connect,
     file_identity,
     is_memory,
@@ -88,6 +89,7 @@ class SQLiteLane:
             prepare_file(location)
             self._write_connection = connect(location)
             try:
+                self._write_connection.execute("PRAGMA busy_timeout=0")  # begin_immediate waits instead
                 self._read_connection = connect(location, read_only=True)
             except BaseException:
                 self._write_connection.close()
@@ -245,7 +247,7 @@ class SQLiteLane:
                 " Close the storage and open it again"
             )
         try:
-            self._write_connection.execute("BEGIN IMMEDIATE")
+            begin_immediate(self._write_connection)
         except sqlite3.Error as error:
             raise translate(error, "BEGIN") from error
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from storage.clock import now
 from storage.conversations.retention import Removal, Tree, next_owner, remove_some
+from storage.database.pace import Pace
 from storage.database.unit import Unit
 from storage.errors import ConfigurationError
 from storage.files import conversation_files
 from storage.identity import user_key
 from storage.retention.decision import Doomed, Reason, decide
-from storage.retention.pace import Pace
 from storage.retention.policy import RetentionPolicy
 from storage.webhooks.queue import event_cap
 from storage.webhooks.queue.retention import prune

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import bindparam, delete, func, select
 from sqlmodel import select as sqlmodel_select
 
-from storage.database import Change, Database, Executor, Statement, Unit, execute_many, parse_url
+from storage.database import Change, Database, Executor, Statement, Unit, execute_many, parse_url, sqlite_connection
 from storage.errors import (
     DatabaseBusy,
     DatabaseError,
@@ -274,9 +274,11 @@ def _text(sql: str) -> Any:
     return text(sql)
 
 
-async def test_another_process_that_holds_the_lock_makes_writes_wait_then_fail(sqlite_url: str) -> None:
+async def test_another_process_that_holds_the_lock_makes_writes_wait_then_fail(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_connection, "BUSY_TIMEOUT_SECONDS", 0.2)
     database = await opened(sqlite_url)
-    database._lane._write_connection.execute("PRAGMA busy_timeout=200")  # type: ignore[union-attr]
     other = sqlite3.connect(parse_url(sqlite_url).location, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(DatabaseBusy, match="another process"):
@@ -286,6 +288,22 @@ async def test_another_process_that_holds_the_lock_makes_writes_wait_then_fail(s
     other.close()
     await database.run(one("a"))
     assert await count(database) == 1
+    await database.close()
+
+
+async def test_a_lock_that_another_process_lets_go_of_now_and_then_is_soon_found_free(sqlite_url: str) -> None:
+    database = await opened(sqlite_url)
+    asked: list[str] = []
+    database._lane._write_connection.set_trace_callback(asked.append)  # type: ignore[union-attr]
+    other = sqlite3.connect(parse_url(sqlite_url).location, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    writing = asyncio.create_task(database.run(one("a")))
+    await asyncio.sleep(0.5)
+    assert not writing.done()
+    assert asked.count("BEGIN IMMEDIATE") > 20  # SQLite's own handler would have looked twelve times by now
+    other.execute("ROLLBACK")
+    other.close()
+    await writing
     await database.close()
 
 

@@ -13,9 +13,9 @@ from sqlalchemy import text
 
 from storage import Change, ConversationMetadata, Storage
 from storage.clock import now
+from storage.database.pace import FEWEST
 from storage.database.types import to_microseconds
 from storage.errors import ConfigurationError, ConversationNotFound, InvalidInput
-from storage.retention.pace import FEWEST
 from storage.retention.policy import RetentionPolicy
 from storage.retention.verbs import Retention
 
@@ -31,7 +31,7 @@ async def storage(database_url: str, tmp_path: Path) -> AsyncIterator[Storage]:
 
 @pytest.fixture(autouse=True)
 def without_rests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.retention.pace.REST", 0.0)
+    monkeypatch.setattr("storage.database.pace.REST", 0.0)
 
 
 def days_ago(days: float) -> datetime:
@@ -162,7 +162,7 @@ async def test_web_hooks_hear_of_each_file_and_each_conversation(storage: Storag
 async def test_a_conversation_with_very_many_files_goes_some_at_a_time(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.retention.pace.MOST", FEWEST)
+    monkeypatch.setattr("storage.database.pace.MOST", FEWEST)
     await converse(storage, "ada", "large", 400)
     await converse(storage, "ada", "small", 300)
     paths = [f"sessions/large/events/{n}.json" for n in range(33)]
@@ -177,8 +177,8 @@ async def test_a_conversation_with_very_many_files_goes_some_at_a_time(
 
 
 async def test_an_interrupted_run_is_found_again(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.retention.pace.FIRST", FEWEST)
-    monkeypatch.setattr("storage.retention.pace.MOST", FEWEST)
+    monkeypatch.setattr("storage.database.pace.FIRST", FEWEST)
+    monkeypatch.setattr("storage.database.pace.MOST", FEWEST)
     await converse(storage, "ada", "c1", 400)
     await storage.user("ada").files.write_many([(f"sessions/c1/events/{n}.json", b"{}") for n in range(20)])
 
@@ -253,7 +253,8 @@ async def events(storage: Storage, user_id: str) -> int:
 
 
 async def test_of_each_users_events_the_latest_stay(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.webhooks.queue.event_cap.AT_ONCE", 3)
+    for bound in ("FIRST", "FEWEST", "MOST"):
+        monkeypatch.setattr(f"storage.database.pace.{bound}", 3)
     for user, number in (("ada", 20), ("bob", 4)):
         for step in range(number):
             await storage.user(user).settings.update(language=f"l{step}")

@@ -418,7 +418,8 @@ async def test_events_that_nobody_waits_for_are_pruned_and_the_others_stay(place
 async def test_pruning_goes_through_more_events_than_one_transaction_takes(
     place: QueuePlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.webhooks.queue.retention.AT_ONCE", 3)
+    for bound in ("FIRST", "FEWEST", "MOST"):
+        monkeypatch.setattr(f"storage.database.pace.{bound}", 3)
     endpoint = await place.add_endpoint()
     await dead(place, endpoint, "dead", "dead2")
     await place.rows("DELETE FROM webhook_endpoint")

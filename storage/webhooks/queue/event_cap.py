@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import BigInteger, Integer, bindparam, delete, func, select
 
+from storage.database.pace import Pace
 from storage.database.statement import Statement
 from storage.database.types import PlainText, UTCDateTime
 from storage.database.unit import Unit, execute
-from storage.webhooks.queue.retention import AT_ONCE
 from storage.webhooks.queue.statements import EVENT, PRUNABLE
 
 if TYPE_CHECKING:
@@ -106,15 +106,17 @@ async def prune_beyond(database: Database, user_id: str, kept: int) -> int:
         DatabaseError: the database cannot be written; some may have gone.
     """
     last = await beyond(database, user_id, kept)
+    pace = Pace()
     removed = after = 0
     while last is not None:
-        parameters = {"user_id": user_id, "after": after, "last": last, "limit": AT_ONCE}
+        parameters = {"user_id": user_id, "after": after, "last": last, "limit": pace.at_once}
         rows = await database.read(NEXT, parameters)
         if not rows:
             break
         until = int(rows[-1][0])
-        removed += await database.run(lambda after=after, until=until: _prune(user_id, after, until))  # type: ignore[misc]
+        removed += await database.run(pace.timed(lambda after=after, until=until: _prune(user_id, after, until)))  # type: ignore[misc]
         after = until
+        await pace.rest()
     return removed
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
+from storage.database.pace import Pace
 from storage.database.unit import Unit, execute
 from storage.webhooks.queue import statements as sql
 
 if TYPE_CHECKING:
     from storage.database.database import Database
-
-AT_ONCE: Final = 500
-"""Events of one transaction: some 10 ms, for which other writers wait on SQLite."""
 
 MOST_DAYS: Final = 36_500
 """A hundred years; much more would reach back behind the year 1."""
@@ -31,17 +29,20 @@ async def prune(database: Database, before: datetime) -> int:
     Raises:
         DatabaseError: the database cannot be written; some may have gone.
     """
+    pace = Pace()
     removed = after = 0
     while True:
-        rows = await database.read(sql.OLDEST, {"after": after, "limit": AT_ONCE})
+        at_once = pace.at_once
+        rows = await database.read(sql.OLDEST, {"after": after, "limit": at_once})
         old = [seq for seq, created_at, _ in rows if created_at < before]
         if not old:
             return removed
         last = old[-1]
-        removed += await database.run(lambda after=after, last=last: _prune(after, last))  # type: ignore[misc]
-        after = last
-        if len(old) < AT_ONCE:
+        removed += await database.run(pace.timed(lambda after=after, last=last: _prune(after, last)))  # type: ignore[misc]
+        if len(old) < at_once:
             return removed
+        after = last
+        await pace.rest()
 
 
 def _prune(after: int, last: int) -> Unit[int]:

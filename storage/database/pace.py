@@ -1,8 +1,8 @@
 """How much is removed at once, so that nobody else waits long: as much as takes some ten milliseconds, then a pause.
 
-On SQLite one writes at a time, so whoever writes meanwhile waits for what is under way; and a process that finds the
-database locked looks again after pauses of its own, which get longer, so there have to be gaps in which it finds it
-free. On PostgreSQL only who wants the same rows waits.
+On SQLite one writes at a time, so whoever writes meanwhile waits for what is under way, and a process that finds the
+database locked asks again and again: there have to be gaps in which it finds it free. On PostgreSQL only who wants the
+same rows waits.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from storage.database.unit import T, Unit
 TARGET_SECONDS: Final = 0.010
 """For which one piece of work may hold the database: with the commit, a fifth of the 50 ms that a writer may wait."""
 
-REST: Final = 2.0
-"""Times as long as the work, the pause after it."""
+REST: Final = 4.0
+"""Times as long as the work, the pause after it. The commit is not in the work's time, and takes about as long."""
 
 FIRST: Final = 20
 FEWEST: Final = 5
