@@ -235,7 +235,11 @@ def _members(path: Path) -> dict[str, tuple[int, int] | None]:
                 is_plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.issparse()
                 found[member.name] = (member.offset_data, member.size) if is_plain else None
                 tar.members = []  # type: ignore[attr-defined] # which would keep a kilobyte for each
-    except (OSError, tarfile.TarError, EOFError) as error:
+    except OSError as error:
+        raise ArchiveDamaged(
+            f"{path} cannot be read: {error.strerror}; name a file or folder that a backup wrote"
+        ) from None
+    except (tarfile.TarError, EOFError) as error:
         raise ArchiveDamaged(
             f"{path} is no backup that can be read: {error}; what was compressed has to be decompressed first"
         ) from None

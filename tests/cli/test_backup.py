@@ -72,6 +72,8 @@ def test_what_is_no_backup_is_refused(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "letter.tar").write_bytes(b"dear all")
     assert "no backup that can be read" in shell.badly("restore", tmp_path / "letter.tar")
     assert "manifest.json is not in the archive" in shell.badly("restore", tmp_path)
+    missing = shell.badly("restore", tmp_path / "missing.tar")
+    assert "missing.tar cannot be read: No such file or directory; name a file or folder that a backup wrote" in missing
     assert not Path(shell.environment["STORAGE_DATA_DIR"], "storage.db").exists()
 
 
